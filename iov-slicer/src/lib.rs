@@ -4,7 +4,7 @@
 //! `pwritev(2)` takes one file offset and many iovecs, so the iovecs of one call must lie back to back. This crate
 //! only decides where to cut:
 //!
-//! - [`slice`] takes iovecs and gives [`Write`]s, each of which one `pwritev` call can do;
+//! - [`slice()`] takes iovecs and gives [`Write`]s, each of which one `pwritev` call can do;
 //! - [`page_runs`] walks a bitmap of pages, a word at a time, and [`slice_pages`] turns its runs into [`PageWrite`]s.
 //!
 //! It does no I/O, allocates nothing, and never looks behind an address: addresses are numbers here.

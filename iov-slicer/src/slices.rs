@@ -12,7 +12,7 @@ use crate::limits::Limits;
 use crate::segment::Segment;
 use crate::to_u64;
 
-/// Whether every iovec is inside the block, its end as well as its start: then [`slice`] gives no error for them.
+/// Whether every iovec is inside the block, its end as well as its start: then [`slice()`] gives no error for them.
 ///
 /// # Errors
 /// The first one that is not, with its index, place, length and the block's length.
@@ -46,7 +46,7 @@ pub fn slice<'s, S: Segment>(block: &Block, limits: &Limits, segments: &'s [S]) 
     Slices { block: *block, limits: *limits, segments, index: 0, skip: 0 }
 }
 
-/// Iterator over the writes of a list of iovecs. Made by [`slice`].
+/// Iterator over the writes of a list of iovecs. Made by [`slice()`].
 #[derive(Debug)]
 pub struct Slices<'s, S> {
     block: Block,

@@ -1,0 +1,43 @@
+//! What carries the I/O of one channel.
+
+use std::io;
+
+use crate::iovec::IoVec;
+
+/// What carries the I/O of one channel: one call is one system call, as short or interrupted as the system likes.
+/// [`write_all_at`](crate::write_all_at) and [`read_exact_at`](crate::read_exact_at) make whole transfers of them.
+///
+/// Between the memory of a call and the rest of the program nothing is assumed: it may be a guest's, which changes it
+/// at any time. So an implementation never makes a Rust reference to it.
+pub trait Channel: Send {
+    /// Writes the memory of `vecs`, in order, to the file at `offset`; says how many bytes it wrote.
+    ///
+    /// # Errors
+    /// What `pwritev(2)` says.
+    ///
+    /// # Safety
+    /// Each of `vecs` must be readable for its length until the call returns.
+    unsafe fn write_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize>;
+
+    /// Reads the file from `offset` on into the memory of `vecs`, in order; says how many bytes it read, 0 at the
+    /// file's end.
+    ///
+    /// # Errors
+    /// What `preadv(2)` says.
+    ///
+    /// # Safety
+    /// Each of `vecs` must be writable for its length until the call returns.
+    unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize>;
+}
+
+impl<C: Channel + ?Sized> Channel for Box<C> {
+    unsafe fn write_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { (**self).write_at(vecs, offset) }
+    }
+
+    unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { (**self).read_at(vecs, offset) }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a worker has at hand while it runs a batch.
+
+use std::sync::Arc;
+
+use crate::channel::Channel;
+use crate::counters::ChannelCounters;
+use crate::error::{Operation, WorkError};
+use crate::iovec::IoVec;
+use crate::transfer::whole;
+
+/// What a worker has at hand while it runs a batch: which channel it is, its counters, and whether it should stop.
+pub struct ChannelContext<'p> {
+    pub(crate) index: usize,
+    pub(crate) counters: ChannelCounters,
+    pub(crate) is_stopped: &'p dyn Fn() -> bool,
+}
+
+impl ChannelContext<'_> {
+    /// Which channel this is, counted from 0.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Whether the pool has stopped: by a cancel handle, or by another channel's error. A worker that goes on for long
+    /// without a transfer should look from time to time and return [`WorkError::Cancelled`].
+    pub fn is_stopped(&self) -> bool {
+        (self.is_stopped)()
+    }
+
+    /// The counters of this channel since the batch began.
+    pub fn counters(&mut self) -> &mut ChannelCounters {
+        &mut self.counters
+    }
+
+    /// [`write_all_at`](crate::write_all_at), counted, and stopped by another channel's error too.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// Each of `vecs` must be readable for its length until the call returns.
+    #[expect(unsafe_code, reason = "raw memory, passed on")]
+    pub unsafe fn write_all<C: Channel + ?Sized>(
+        &mut self,
+        channel: &mut C,
+        block: &Arc<str>,
+        vecs: &[IoVec],
+        offset: u64,
+    ) -> Result<(), WorkError> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.transfer(channel, Operation::Write, block, vecs, offset) }
+    }
+
+    /// [`read_exact_at`](crate::read_exact_at), counted, and stopped by another channel's error too.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// Each of `vecs` must be writable for its length until the call returns.
+    #[expect(unsafe_code, reason = "raw memory, passed on")]
+    pub unsafe fn read_exact<C: Channel + ?Sized>(
+        &mut self,
+        channel: &mut C,
+        block: &Arc<str>,
+        vecs: &[IoVec],
+        offset: u64,
+    ) -> Result<(), WorkError> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.transfer(channel, Operation::Read, block, vecs, offset) }
+    }
+
+    /// # Safety
+    /// Each of `vecs` must be valid for `operation` for its length until the call returns.
+    #[expect(unsafe_code, reason = "raw memory, passed on")]
+    unsafe fn transfer<C: Channel + ?Sized>(
+        &mut self,
+        channel: &mut C,
+        operation: Operation,
+        block: &Arc<str>,
+        vecs: &[IoVec],
+        offset: u64,
+    ) -> Result<(), WorkError> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { whole(channel, operation, block, vecs, offset, self.is_stopped, &mut self.counters.calls) }?;
+        self.counters.bytes += vecs.iter().map(|vec| vec.len() as u64).sum::<u64>();
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! A file as a channel: `pwritev` and `preadv`, through the page cache or past it.
+//!
+//! `O_DIRECT` takes only memory, offsets and lengths that are aligned as the file system wants. A direct channel has a
+//! second, buffered descriptor: what is aligned goes past the page cache, and the few bytes before and behind go through
+//! it. It does so by short calls: one call transfers either a stretch that is not aligned or one that is, and
+//! whoever called goes on behind it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use crate::channel::Channel;
+use crate::iovec::IoVec;
+
+/// What direct I/O on a file asks of memory and of offsets, in bytes. Lengths are aligned as offsets are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alignment {
+    /// What addresses must be a multiple of.
+    pub memory: usize,
+    /// What file offsets and lengths must be a multiple of.
+    pub offset: u64,
+}
+
+/// What is assumed where the system does not say: no disk in use has larger blocks.
+const ASSUMED: Alignment = Alignment { memory: 4096, offset: 4096 };
+
+impl Alignment {
+    /// What direct I/O on `file` asks for, as `statx(2)` says (Linux 6.1 and later); 4096 for both where it does not.
+    ///
+    /// # Errors
+    /// What `statx(2)` says about the descriptor.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let mut answer = std::mem::MaybeUninit::<libc::statx>::zeroed();
+        // SAFETY: the path is a NUL-terminated empty string, and `answer` has room for a `statx`.
+        let result = unsafe {
+            libc::statx(
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                libc::STATX_DIOALIGN,
+                answer.as_mut_ptr(),
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: all zeros is a valid `statx`, and the call has filled it in.
+        let answer = unsafe { answer.assume_init() };
+        if answer.stx_mask & libc::STATX_DIOALIGN == 0 {
+            return Ok(ASSUMED);
+        }
+        let memory = usize::try_from(answer.stx_dio_mem_align).unwrap_or(ASSUMED.memory);
+        let offset = u64::from(answer.stx_dio_offset_align);
+        // Zeros mean that direct I/O is not to be had; the descriptor was opened for it, so the system errs.
+        if memory.is_power_of_two() && offset.is_power_of_two() {
+            Ok(Self { memory, offset })
+        } else {
+            Ok(ASSUMED)
+        }
+    }
+}
+
+/// A file, read and written at offsets.
+#[derive(Debug)]
+pub struct FileChannel {
+    buffered: File,
+    direct: Option<(File, Alignment)>,
+}
+
+impl FileChannel {
+    /// Through the page cache.
+    pub fn buffered(file: File) -> Self {
+        Self { buffered: file, direct: None }
+    }
+
+    /// Past the page cache where memory and offset are aligned, through it where they are not. Both descriptors are of
+    /// the same file; `direct` was opened with `O_DIRECT`, `buffered` without.
+    pub fn direct(direct: File, buffered: File, alignment: Alignment) -> Self {
+        Self { buffered, direct: Some((direct, alignment)) }
+    }
+
+    /// One call on one of the descriptors, with as much of `vecs` as it takes.
+    ///
+    /// # Safety
+    /// As the system call of `call` asks of `vecs`.
+    unsafe fn transfer(&mut self, vecs: &[IoVec], offset: u64, call: SystemCall) -> io::Result<usize> {
+        if let Some((direct, alignment)) = &self.direct {
+            match route(vecs, offset, *alignment) {
+                Route::Direct(one) => {
+                    // SAFETY: a part of `vecs`, see above.
+                    let done = unsafe { positional(direct, &[one], offset, call) };
+                    match done {
+                        // Aligned as the system asked, and refused none the less: some file systems ask for more at
+                        // times (compressed or encrypted files). The page cache takes everything.
+                        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                        other => return other,
+                    }
+                }
+                Route::Buffered(one) => {
+                    // SAFETY: a part of `vecs`, see above.
+                    return unsafe { positional(&self.buffered, &[one], offset, call) };
+                }
+                Route::All => {
+                    // SAFETY: see above.
+                    return unsafe { positional(direct, vecs, offset, call) };
+                }
+            }
+        }
+        // SAFETY: see above.
+        unsafe { positional(&self.buffered, vecs, offset, call) }
+    }
+}
+
+/// Which descriptor takes how much.
+enum Route {
+    /// All is aligned.
+    All,
+    /// An aligned stretch of the first iovec.
+    Direct(IoVec),
+    /// A stretch of the first iovec that is not aligned.
+    Buffered(IoVec),
+}
+
+fn route(vecs: &[IoVec], offset: u64, alignment: Alignment) -> Route {
+    let step = usize::try_from(alignment.offset).unwrap_or(usize::MAX);
+    let fits =
+        |vec: &IoVec| vec.addr().addr().is_multiple_of(alignment.memory) && vec.len().is_multiple_of(step);
+    if offset.is_multiple_of(alignment.offset) && vecs.iter().all(fits) {
+        return Route::All;
+    }
+    let Some(first) = vecs.iter().find(|vec| !vec.is_empty()) else { return Route::All };
+    let past = usize::try_from(offset % alignment.offset).unwrap_or(0);
+    if past != 0 {
+        // Up to the next aligned offset; whether memory is aligned there shows then.
+        return Route::Buffered(first.first(step - past));
+    }
+    if !first.addr().addr().is_multiple_of(alignment.memory) || first.len() < step {
+        return Route::Buffered(*first);
+    }
+    Route::Direct(first.first(first.len() - first.len() % step))
+}
+
+impl Channel for FileChannel {
+    unsafe fn write_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
+        // SAFETY: the caller's promise, passed on; `pwritev` only reads the memory.
+        unsafe { self.transfer(vecs, offset, libc::pwritev) }
+    }
+
+    unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.transfer(vecs, offset, libc::preadv) }
+    }
+}
+
+type SystemCall =
+    unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t;
+
+/// One `pwritev` or `preadv`.
+///
+/// # Safety
+/// As the system call asks of `vecs`.
+unsafe fn positional(file: &File, vecs: &[IoVec], offset: u64, call: SystemCall) -> io::Result<usize> {
+    let too_large = || io::Error::from_raw_os_error(libc::EFBIG);
+    let offset = libc::off_t::try_from(offset).map_err(|_| too_large())?;
+    let count = libc::c_int::try_from(vecs.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: `vecs` has the layout of `libc::iovec`, and the memory it describes is the caller's promise.
+    let done = unsafe { call(file.as_raw_fd(), IoVec::as_libc(vecs), count, offset) };
+    usize::try_from(done).map_err(|_| io::Error::last_os_error())
+}
