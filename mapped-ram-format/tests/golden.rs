@@ -3,7 +3,7 @@
 mod common;
 
 use common::{FILLER, file};
-use mapped_ram_format::tail::TailBuilder;
+use mapped_ram_format::tail::{Tail, TailBuilder};
 use mapped_ram_format::{BlockPlan, LayoutPlan, decode};
 
 const HEAD: &str = "
@@ -52,4 +52,28 @@ fn smallest_stream() {
     expected.extend(bytes(TAIL));
     assert_eq!(written, expected);
     assert_eq!(decode(&expected, 0), Ok(layout));
+}
+
+/// The first 0x82 bytes and the tail of a file that QEMU 10.0.2 wrote: `-machine none` with 4 MiB of memory `ram0`.
+#[test]
+fn a_file_that_qemu_wrote() {
+    let (head, tail) = (include_bytes!("data/none-10.0.2.head"), include_bytes!("data/none-10.0.2.tail"));
+    let mut file = head.to_vec();
+    file.resize((1 << 20) + (4 << 20), FILLER);
+    file.extend(tail);
+
+    let decoded = decode(&file, 0).unwrap();
+    let planned = LayoutPlan::new().ram_section_id(1).block(BlockPlan::new("ram0", 4 << 20)).build().unwrap();
+    assert_eq!(decoded, planned);
+    assert_eq!(decoded.pieces()[0].bytes, head);
+
+    let tail = Tail::parse(&file[5 << 20..]).unwrap();
+    assert_eq!(tail.ram_section_id(), 1);
+    assert_eq!(tail.page_size(), Some(4096));
+    let found: Vec<_> =
+        tail.devices().iter().map(|device| (device.name(), device.version(), device.range().len())).collect();
+    assert_eq!(found, [("timer", 2, 24), ("globalstate", 1, 104)]);
+    assert!(tail.devices().iter().all(|device| device.is_described()));
+    let state = &file[5 << 20..][tail.device("globalstate", 0).unwrap().range()];
+    assert_eq!(&state[..14], b"\0\0\0\x0aprelaunch\0");
 }

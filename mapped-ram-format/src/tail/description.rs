@@ -48,7 +48,8 @@ impl DeviceDescription {
 }
 
 pub(super) fn parse(json: &[u8]) -> Option<Description> {
-    serde_json::from_slice(json).ok()
+    // An array of the fields would pass for the object too.
+    json.starts_with(b"{").then(|| serde_json::from_slice(json).ok())?
 }
 
 /// The description of `devices`, each with one field of bytes.
