@@ -13,6 +13,9 @@ use crate::configuration::{Configuration, IGNORE_SHARED};
 use crate::output::{put_short_name, put_u32, put_u64};
 use crate::wire::{HEADER_LEN, HEADER_VERSION, flag};
 
+/// Most bytes that a record has beside its name.
+const AROUND_NAME: usize = 45;
+
 /// Bytes of the `ram` section's first word.
 pub(crate) const TOTAL_LEN: u64 = 8;
 
@@ -131,10 +134,11 @@ impl Layout {
         let mut bytes = self.head.bytes.clone();
         put_u64(&mut bytes, self.total_length() | flag::MEM_SIZE);
         let mut piece = Piece { offset: self.stream_offset, bytes };
-        let mut pieces = Vec::new();
+        let mut pieces = Vec::with_capacity(self.blocks.len() + 1);
         for block in &self.blocks {
             if piece.offset + piece.bytes.len() as u64 != block.record_offset {
-                let next = Piece { offset: block.record_offset, bytes: Vec::new() };
+                let bytes = Vec::with_capacity(block.idstr.len() + AROUND_NAME);
+                let next = Piece { offset: block.record_offset, bytes };
                 pieces.push(core::mem::replace(&mut piece, next));
             }
             block.encode(&mut piece.bytes);

@@ -51,3 +51,8 @@ pub use error::{DecodeError, Defect, ErrorKind, PlanError};
 pub use layout::{BlockLayout, Layout, Piece};
 pub use plan::{BlockPlan, LayoutPlan};
 pub use wire::INCOMPLETE_MAGIC;
+
+/// The examples in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -138,7 +138,7 @@ impl LayoutPlan {
         self
     }
 
-    /// Number of the `ram` section; 2 unless told, or what [`head_of`](Self::head_of) brought.
+    /// Number of the `ram` section; 1 unless told, or what [`head_of`](Self::head_of) brought.
     pub fn ram_section_id(mut self, id: u32) -> Self {
         self.ram_section_id = Some(id);
         self

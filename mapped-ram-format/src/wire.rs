@@ -47,8 +47,8 @@ pub(crate) const HEADER_LEN: u64 = 28;
 pub(crate) const DEFAULT_ALIGNMENT: u64 = 1 << 20;
 /// The target page size of most machines.
 pub(crate) const DEFAULT_PAGE_SIZE: u64 = 4096;
-/// QEMU numbers the `ram` section 2 on the machines seen; any number is legal.
-pub(crate) const DEFAULT_RAM_SECTION_ID: u32 = 2;
+/// The number that QEMU gave the `ram` section on every machine seen; any number is legal.
+pub(crate) const DEFAULT_RAM_SECTION_ID: u32 = 1;
 
 /// `lseek` and `pwrite` take signed offsets, so no file goes further.
 pub(crate) const MAX_OFFSET: u64 = i64::MAX.unsigned_abs();

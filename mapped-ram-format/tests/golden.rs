@@ -3,7 +3,7 @@
 mod common;
 
 use common::{FILLER, file};
-use mapped_ram_format::tail::{Tail, TailBuilder};
+use mapped_ram_format::tail::{DeviceSection, Tail, TailBuilder};
 use mapped_ram_format::{BlockPlan, LayoutPlan, decode};
 
 const HEAD: &str = "
@@ -13,7 +13,7 @@ const HEAD: &str = "
             63 61 70 61 62 69 6c 69 74 69 65 73             capabilities
         00 00 00 01  00 00 00 01                            version, count
         0a  6d 61 70 70 65 64 2d 72 61 6d                   mapped-ram
-    01  00 00 00 02  03 72 61 6d  00 00 00 00  00 00 00 04  section start: id, ram, instance, version
+    01  00 00 00 01  03 72 61 6d  00 00 00 00  00 00 00 04  section start: id, ram, instance, version
         00 00 00 00 00 01 00 04                             total with MEM_SIZE
         04  72 61 6d 30                                     ram0
         00 00 00 00 00 01 00 00                             used length
@@ -24,9 +24,9 @@ const HEAD: &str = "
 ";
 
 const TAIL: &str = "
-    00 00 00 00 00 00 00 10  7e  00 00 00 02                EOS, footer
-    03  00 00 00 02  00 00 00 00 00 00 00 10                section end: id, EOS
-    7e  00 00 00 02                                         footer
+    00 00 00 00 00 00 00 10  7e  00 00 00 01                EOS, footer
+    03  00 00 00 01  00 00 00 00 00 00 00 10                section end: id, EOS
+    7e  00 00 00 01                                         footer
     00                                                      end of stream
     06  00 00 00 22                                         vmdescription
         7b 22 70 61 67 65 5f 73 69 7a 65 22 3a 20 34 30     {page_size: 40
@@ -63,7 +63,7 @@ fn a_file_that_qemu_wrote() {
     file.extend(tail);
 
     let decoded = decode(&file, 0).unwrap();
-    let planned = LayoutPlan::new().ram_section_id(1).block(BlockPlan::new("ram0", 4 << 20)).build().unwrap();
+    let planned = LayoutPlan::new().block(BlockPlan::new("ram0", 4 << 20)).build().unwrap();
     assert_eq!(decoded, planned);
     assert_eq!(decoded.pieces()[0].bytes, head);
 
@@ -73,7 +73,7 @@ fn a_file_that_qemu_wrote() {
     let found: Vec<_> =
         tail.devices().iter().map(|device| (device.name(), device.version(), device.range().len())).collect();
     assert_eq!(found, [("timer", 2, 24), ("globalstate", 1, 104)]);
-    assert!(tail.devices().iter().all(|device| device.is_described()));
+    assert!(tail.devices().iter().all(DeviceSection::is_described));
     let state = &file[5 << 20..][tail.device("globalstate", 0).unwrap().range()];
     assert_eq!(&state[..14], b"\0\0\0\x0aprelaunch\0");
 }

@@ -130,7 +130,7 @@ proptest! {
     #[test]
     fn arbitrary_tails(bytes in vec(any::<u8>(), 0..200)) {
         let _ = Tail::parse(&bytes);
-        let mut tail = b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x02".to_vec();
+        let mut tail = b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01".to_vec();
         tail.extend(bytes);
         let _ = Tail::parse(&tail);
     }
@@ -211,7 +211,7 @@ fn memory_is_never_read() {
         buffer.fill(0);
         let tail = layout.tail_offset();
         if offset == tail {
-            buffer.copy_from_slice(b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x02");
+            buffer.copy_from_slice(b"\0\0\0\0\0\0\0\x10\x7e\0\0\0\x01");
             return Ok(());
         }
         let index = pieces.partition_point(|piece| piece.offset <= offset) - 1;

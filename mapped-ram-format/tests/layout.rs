@@ -4,7 +4,7 @@ mod common;
 
 use common::{cases, decode_checked, describes, file_with_tail};
 use mapped_ram_format::bitmap::WordSize;
-use mapped_ram_format::{BlockPlan, Configuration, IGNORE_SHARED, LayoutPlan, PlanError};
+use mapped_ram_format::{BlockLayout, BlockPlan, Configuration, IGNORE_SHARED, LayoutPlan, PlanError};
 use proptest::prelude::*;
 
 proptest! {
@@ -47,7 +47,7 @@ proptest! {
             prop_assert_eq!(block.pages_offset() + block.used_length(), block.end());
         }
         next(layout.tail_offset(), layout.tail_offset());
-        prop_assert_eq!(layout.tail_offset(), layout.blocks().last().map_or(layout.records_offset(), |last| last.end()));
+        prop_assert_eq!(layout.tail_offset(), layout.blocks().last().map_or(layout.records_offset(), BlockLayout::end));
     }
 
     #[test]
