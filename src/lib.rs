@@ -1,1 +1,64 @@
-//! mapped-ram
+//! Saves a virtual machine's memory to a file and brings it back, with many threads, in the file format of QEMU's
+//! `mapped-ram` migration capability (QEMU 9.0 and later).
+//!
+//! Every page of guest RAM has a fixed place in such a file. So many threads write at once, zero pages take no room,
+//! a page that was dirtied twice lands in the same place, and a block can be read, or mapped, as it stands. What this
+//! crate writes QEMU loads, and the other way round.
+//!
+//! - [`SaveOptions`] begins a save and gives a [`Writer`]; [`RamBlock`] says where a block's memory is.
+//! - [`Reader`] opens a file; [`Block`] gives its pages, [`LoadOptions`] fills memory with all of them.
+//! - [`Reader::verify`] says whether a file is whole.
+//!
+//! ```
+//! # fn main() -> mapped_ram::Result<()> {
+//! use mapped_ram::{Destination, RamBlock, Reader, SaveOptions};
+//!
+//! let guest = vec![7_u8; 1 << 20];
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("guest.mram");
+//! SaveOptions::new().channels(4).save(&path, vec![RamBlock::new("ram0", &guest)])?;
+//!
+//! let mut back = vec![0_u8; 1 << 20];
+//! Reader::open(&path)?.block("ram0").unwrap().load(&mut back, Destination::Zeroed)?;
+//! assert_eq!(back, guest);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A file under its final name is always whole: a save writes to a file without a name, syncs it, and only then gives
+//! it the name; until then an older file stays there untouched. Errors name file, block and offset.
+//!
+//! # What it is made of
+//!
+//! The layout is [`mapped_ram_format`]'s business, where writes are cut [`iov_slicer`]'s, threads and retried system
+//! calls [`multifd_pool`]'s. This crate composes them.
+
+#![deny(unsafe_code)]
+
+mod bitmap;
+mod convert;
+mod error;
+mod progress;
+#[expect(unsafe_code, reason = "raw pointers to a guest's memory may cross threads")]
+mod ram_block;
+mod read;
+mod save;
+pub mod storage;
+#[expect(unsafe_code, reason = "slices go through the pool's raw transfers")]
+mod transfer;
+#[expect(unsafe_code, reason = "looks at memory that a guest may be writing")]
+pub mod zero;
+
+pub use mapped_ram_format as format;
+pub use mapped_ram_format::tail::Device;
+pub use multifd_pool::{Cancel, ChannelCounters};
+
+pub use bitmap::PageBitmap;
+pub use error::{Error, ErrorKind, Result};
+pub use progress::Progress;
+pub use ram_block::RamBlock;
+pub use read::{
+    Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadTarget, Problem, Reader,
+    ReaderOptions, VerifyOptions, VerifyReport,
+};
+pub use save::{SaveOptions, SaveReport, Tail, Writer};

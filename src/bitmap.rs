@@ -1,0 +1,167 @@
+//! Which pages of a RAM block: a bitmap of one bit a page, in host words.
+//!
+//! The same type says which pages of a block are dirty (what a monitor hands to the writer) and which are present
+//! (what a reader found in a file). How such a bitmap stands in the file, byte order included, is decided in
+//! `mapped-ram-format`; this module only holds it in memory.
+//!
+//! Positions are page numbers within the block, not bytes.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::convert::to_usize;
+
+/// One bit for each page of a RAM block: dirty pages, or present ones.
+///
+/// Bit `i` is bit `i % 64` of word `i / 64`, as in the bitmaps of KVM (`KVM_GET_DIRTY_LOG`) on little-endian hosts.
+///
+/// ```
+/// use mapped_ram::PageBitmap;
+///
+/// let mut dirty = PageBitmap::new(100);
+/// dirty.insert(3..5);
+/// dirty.insert(99..100);
+/// assert_eq!(dirty.count(), 3);
+/// assert_eq!(dirty.runs().collect::<Vec<_>>(), [3..5, 99..100]);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageBitmap {
+    words: Vec<u64>,
+    pages: u64,
+}
+
+impl PageBitmap {
+    /// A bitmap of `pages` pages, none of them set.
+    pub fn new(pages: u64) -> Self {
+        Self { words: vec![0; to_usize(pages.div_ceil(64))], pages }
+    }
+
+    /// A bitmap of `pages` pages, all of them set.
+    pub fn full(pages: u64) -> Self {
+        let mut bitmap = Self { words: vec![u64::MAX; to_usize(pages.div_ceil(64))], pages };
+        bitmap.clear_padding();
+        bitmap
+    }
+
+    /// Takes words as they are, bit `i % 64` of word `i / 64` for page `i`; missing words are taken as zero, bits
+    /// at and above `pages` are dropped.
+    ///
+    /// ```
+    /// use mapped_ram::PageBitmap;
+    ///
+    /// let bitmap = PageBitmap::from_words(vec![u64::MAX], 3);
+    /// assert_eq!(bitmap.count(), 3);
+    /// ```
+    pub fn from_words(mut words: Vec<u64>, pages: u64) -> Self {
+        words.resize(to_usize(pages.div_ceil(64)), 0);
+        let mut bitmap = Self { words, pages };
+        bitmap.clear_padding();
+        bitmap
+    }
+
+    fn clear_padding(&mut self) {
+        let used = self.pages % 64;
+        if used != 0
+            && let Some(last) = self.words.last_mut()
+        {
+            *last &= (1 << used) - 1;
+        }
+    }
+
+    /// How many pages the bitmap speaks of, set or not.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// Whether page `page` is set; `false` for a page that the bitmap does not have.
+    pub fn contains(&self, page: u64) -> bool {
+        page < self.pages && self.words[to_usize(page / 64)] >> (page % 64) & 1 == 1
+    }
+
+    /// Sets the pages of `range`; those that the bitmap does not have are left out.
+    pub fn insert(&mut self, range: Range<u64>) {
+        self.for_each_mask(range, |word, mask| *word |= mask);
+    }
+
+    /// Clears the pages of `range`; those that the bitmap does not have are left out.
+    pub fn remove(&mut self, range: Range<u64>) {
+        self.for_each_mask(range, |word, mask| *word &= !mask);
+    }
+
+    fn for_each_mask(&mut self, range: Range<u64>, mut apply: impl FnMut(&mut u64, u64)) {
+        let end = range.end.min(self.pages);
+        let mut at = range.start;
+        while at < end {
+            let stop = (at / 64 + 1).saturating_mul(64).min(end);
+            apply(&mut self.words[to_usize(at / 64)], mask(at % 64, stop - at));
+            at = stop;
+        }
+    }
+
+    /// How many pages are set.
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// The runs of set pages, in order; each as long as it can be.
+    pub fn runs(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        iov_slicer::page_runs(&self.words[..], self.pages)
+    }
+
+    /// The runs of set pages inside `range`, in order.
+    pub fn runs_within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+        iov_slicer::page_runs(&self.words[..], self.pages).within(range)
+    }
+
+    /// The words: bit `i % 64` of word `i / 64` for page `i`, bits at and above [`pages`](Self::pages) zero.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+}
+
+/// `count` set bits from bit `first` on. `count` is 1 to 64.
+fn mask(first: u64, count: u64) -> u64 {
+    (u64::MAX >> (64 - count)) << first
+}
+
+/// The present pages of a block while many channels write it.
+///
+/// Each word is updated with its own atomic operation; nothing else orders the updates, because the pool's `sync`
+/// orders them all before the bitmap is read.
+#[derive(Debug)]
+pub(crate) struct SharedBitmap {
+    words: Vec<AtomicU64>,
+}
+
+impl SharedBitmap {
+    pub(crate) fn new(pages: u64) -> Self {
+        let mut words = Vec::new();
+        words.resize_with(to_usize(pages.div_ceil(64)), || AtomicU64::new(0));
+        Self { words }
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        &self.words
+    }
+
+    /// Writes down what a channel found about the pages from `first` on: for each bit that is set in `looked_at`, the
+    /// page's bit becomes the one in `present`. Bit 0 of word 0 of both stands for page `first`.
+    pub(crate) fn record(&self, first: u64, looked_at: &[u64], present: &[u64]) {
+        let shift = first % 64;
+        let base = to_usize(first / 64);
+        for (i, (&looked_at, &present)) in looked_at.iter().zip(present).enumerate() {
+            self.update(base + i, looked_at << shift, present << shift);
+            if shift != 0 {
+                self.update(base + i + 1, looked_at >> (64 - shift), present >> (64 - shift));
+            }
+        }
+    }
+
+    fn update(&self, index: usize, looked_at: u64, present: u64) {
+        if looked_at != 0 {
+            // Two updates are enough: nobody reads the bitmap between them, and channels never share a page.
+            self.words[index].fetch_and(!(looked_at & !present), Ordering::Relaxed);
+            self.words[index].fetch_or(looked_at & present, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! One RAM block of an open file: its bitmap and its pages.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use mapped_ram_format::BlockLayout;
+use mapped_ram_format::bitmap::BitmapEncoding;
+
+use super::reader::Shared;
+use crate::bitmap::PageBitmap;
+use crate::convert::{to_u64, to_usize};
+use crate::error::{Error, Result};
+
+/// How much of a bitmap is read and decoded at a time, in bytes.
+const WINDOW: u64 = 64 << 10;
+
+/// One RAM block of an open file. Offsets and lengths are in bytes from the block's start.
+pub struct Block {
+    shared: Arc<Shared>,
+    index: usize,
+    encoding: BitmapEncoding,
+    bitmap: OnceLock<Arc<PageBitmap>>,
+}
+
+impl std::fmt::Debug for Block {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Block").field(self.layout()).finish()
+    }
+}
+
+impl Block {
+    pub(super) fn new(shared: Arc<Shared>, index: usize, encoding: Option<BitmapEncoding>) -> Self {
+        Self { shared, index, encoding: encoding.unwrap_or(BitmapEncoding::NATIVE), bitmap: OnceLock::new() }
+    }
+
+    /// Where the block stands in the file.
+    pub fn layout(&self) -> &BlockLayout {
+        &self.shared.layout.blocks()[self.index]
+    }
+
+    /// The block's name; bytes that are not UTF-8 are replaced.
+    pub fn idstr(&self) -> Cow<'_, str> {
+        self.layout().idstr()
+    }
+
+    /// The block's length.
+    pub fn used_length(&self) -> u64 {
+        self.layout().used_length()
+    }
+
+    /// The target's page size.
+    pub fn page_size(&self) -> u64 {
+        self.layout().page_size()
+    }
+
+    /// How many pages the block has, present or not.
+    pub fn pages(&self) -> u64 {
+        self.layout().pages()
+    }
+
+    /// Whether the file names the block without holding it (`x-ignore-shared`).
+    pub fn is_left_out(&self) -> bool {
+        self.layout().is_left_out()
+    }
+
+    /// How many pages stand in the file; the others are zeros.
+    ///
+    /// # Errors
+    /// As [`bitmap`](Self::bitmap).
+    pub fn present_pages(&self) -> Result<u64> {
+        Ok(self.bitmap()?.count())
+    }
+
+    /// Which pages stand in the file; the others are zeros. Read from the file once, when first asked for.
+    ///
+    /// # Errors
+    /// When the bitmap cannot be read, or this machine has no room for it (one bit a page).
+    pub fn bitmap(&self) -> Result<&Arc<PageBitmap>> {
+        if let Some(bitmap) = self.bitmap.get() {
+            return Ok(bitmap);
+        }
+        let bitmap = Arc::new(self.read_bitmap()?);
+        Ok(self.bitmap.get_or_init(|| bitmap))
+    }
+
+    /// Reads the bytes from `offset` on into `buffer`; absent pages are zeros, whatever the file holds in their room.
+    ///
+    /// # Errors
+    /// A range outside of the block, a block that the file leaves out, and what the system says to reading.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_held()?;
+        let length = to_u64(buffer.len());
+        let end = offset.checked_add(length).filter(|end| *end <= self.used_length()).ok_or_else(|| {
+            Error::Usage(format!(
+                "{length} bytes at offset {offset:#x} run past the end of block `{}` at {:#x}",
+                self.idstr(),
+                self.used_length()
+            ))
+        })?;
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let page_size = self.page_size();
+        let mut at = offset;
+        for run in self.bitmap()?.runs_within(offset / page_size..end.div_ceil(page_size)) {
+            let from = (run.start * page_size).max(offset);
+            let to = (run.end * page_size).min(end);
+            buffer[to_usize(at - offset)..to_usize(from - offset)].fill(0);
+            let piece = &mut buffer[to_usize(from - offset)..to_usize(to - offset)];
+            self.shared.read_exactly(self.layout().pages_offset() + from, piece)?;
+            at = to;
+        }
+        buffer[to_usize(at - offset)..].fill(0);
+        Ok(())
+    }
+
+    /// The runs of present pages inside `pages`, in order, each as long as it can be.
+    ///
+    /// # Errors
+    /// As [`bitmap`](Self::bitmap).
+    pub fn runs_within(&self, pages: Range<u64>) -> Result<impl Iterator<Item = Range<u64>> + '_> {
+        Ok(self.bitmap()?.runs_within(pages))
+    }
+
+    pub(super) fn check_held(&self) -> Result<()> {
+        if self.is_left_out() {
+            return Err(Error::Usage(format!(
+                "{}: block `{}` is left out of the file (x-ignore-shared); its memory is elsewhere",
+                self.shared.file,
+                self.idstr()
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Hands each window of the encoded bitmap that is not a hole of the file to `window`, with the number of the
+    /// window's first page.
+    pub(super) fn for_each_window(&self, mut window: impl FnMut(u64, &[u8])) -> Result<()> {
+        let start = self.layout().bitmap_offset();
+        let end = start + self.layout().bitmap_len(self.encoding.word);
+        let mut bytes = vec![0; to_usize(WINDOW.min(end - start))];
+        let mut at = start;
+        while at < end {
+            // A bitmap of a huge guest is mostly a hole; a hole is all clear bits.
+            let data =
+                self.shared.source.next_data(at, end).map_err(|error| {
+                    Error::io(&self.shared.file, format!("look for data at {at:#x}"), error)
+                })?;
+            let Some((data, stop)) = data else { break };
+            // Whole words of the bitmap: back to a multiple of eight bytes from its start.
+            at = start + (data.max(at) - start) / 8 * 8;
+            while at < stop {
+                let length = WINDOW.min(end - at);
+                let piece = &mut bytes[..to_usize(length)];
+                self.shared.read_exactly(at, piece)?;
+                window((at - start) * 8, piece);
+                at += length;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_bitmap(&self) -> Result<PageBitmap> {
+        self.check_held()?;
+        let pages = self.pages();
+        let count = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
+        // A sparse file may claim any length: ask for the room first, where refusal is an error and not an abort.
+        let mut room = Vec::<u64>::new();
+        if room.try_reserve_exact(count).is_err() {
+            return Err(Error::Unsupported {
+                file: self.shared.file.clone(),
+                what: format!("block `{}` of {pages} pages: no memory for its bitmap", self.idstr()),
+            });
+        }
+        drop(room);
+        let mut words = vec![0; count];
+        let encoding = self.encoding;
+        self.for_each_window(|first_page, bytes| {
+            let first = to_usize(first_page / 64);
+            let last = (first + bytes.len().div_ceil(8)).min(count);
+            encoding.decode(bytes, &mut words[first..last]);
+        })?;
+        Ok(PageBitmap::from_words(words, pages))
+    }
+}

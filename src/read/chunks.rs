@@ -1,0 +1,27 @@
+//! How a block is cut into what one channel reads at a time.
+
+use std::ops::Range;
+
+use super::Block;
+use crate::error::Result;
+
+/// How much of a block a channel deals with at a time, in bytes: the largest read that still gained something
+/// (docs/performance.md).
+pub(super) const CHUNK: u64 = 4 << 20;
+
+/// Channels unless asked otherwise: one for each core, but more than a few only wait for the same disk.
+pub(super) fn default_channels() -> usize {
+    std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 8))
+}
+
+/// Hands out all pages of `block`, a chunk at a time, in order.
+pub(super) fn for_each_chunk(block: &Block, mut each: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
+    let chunk = (CHUNK / block.page_size()).max(1);
+    let mut at = 0;
+    while at < block.pages() {
+        let pages = at..at.saturating_add(chunk).min(block.pages());
+        at = pages.end;
+        each(pages)?;
+    }
+    Ok(())
+}

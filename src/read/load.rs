@@ -1,0 +1,278 @@
+//! Fills memory with blocks of a file, by all channels.
+//!
+//! Each channel takes a chunk of a block, reads its runs of present pages straight to where they belong, and clears
+//! the absent ones if the memory may hold something else.
+//!
+//! Unsafe code is here because the memory may be seen by others while it is filled (a guest's devices, another
+//! process): it is only ever passed on as a raw pointer.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::Arc;
+
+use multifd_pool::{Cancel, Channel, ChannelContext, ChannelCounters, IoVec, Pool, WorkError, Worker};
+
+use super::Block;
+use super::chunks::{default_channels, for_each_chunk};
+use crate::bitmap::PageBitmap;
+use crate::convert::{to_u64, to_usize};
+use crate::error::{Error, Result};
+use crate::progress::{Callback, Meter, Progress};
+use crate::storage::IoMode;
+
+/// What memory holds before a block is loaded into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Zeros, and it was perhaps never touched: absent pages are left alone, so that they cost no memory.
+    Zeroed,
+    /// Anything: absent pages are cleared.
+    Used,
+}
+
+/// A block, and the memory that is to hold it.
+#[derive(Debug)]
+pub struct LoadTarget<'m> {
+    block: &'m Block,
+    start: *mut u8,
+    length: u64,
+    destination: Destination,
+    memory: PhantomData<&'m mut [u8]>,
+}
+
+impl<'m> LoadTarget<'m> {
+    /// `block` into `memory`, which must be exactly as long.
+    pub fn new(block: &'m Block, memory: &'m mut [u8], destination: Destination) -> Self {
+        let length = to_u64(memory.len());
+        Self { block, start: memory.as_mut_ptr(), length, destination, memory: PhantomData }
+    }
+
+    /// As [`new`](Self::new), for memory that others may see.
+    ///
+    /// # Safety
+    /// `start` to `start + length` must be valid for writes until the load has returned, and no Rust reference to it
+    /// may exist meanwhile.
+    pub unsafe fn from_raw(
+        block: &'m Block,
+        start: *mut u8,
+        length: usize,
+        destination: Destination,
+    ) -> Self {
+        Self { block, start, length: to_u64(length), destination, memory: PhantomData }
+    }
+
+    fn check(&self, first: &Block) -> Result<()> {
+        self.block.check_held()?;
+        if !Arc::ptr_eq(self.block.shared(), first.shared()) {
+            return Err(Error::Usage(
+                "one load fills memory from one file only; load each file by itself".into(),
+            ));
+        }
+        if self.length != self.block.used_length() {
+            return Err(Error::Usage(format!(
+                "block `{}` has {} bytes, the memory for it {}; they must be the same",
+                self.block.idstr(),
+                self.block.used_length(),
+                self.length
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a load did.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct LoadReport {
+    /// What each channel did; `zero_pages` counts absent pages, cleared or left alone.
+    pub channels: Vec<ChannelCounters>,
+}
+
+impl LoadReport {
+    /// The counters of all channels added up.
+    pub fn totals(&self) -> ChannelCounters {
+        let mut totals = ChannelCounters::default();
+        for channel in &self.channels {
+            totals += *channel;
+        }
+        totals
+    }
+}
+
+/// How blocks are loaded into memory.
+///
+/// ```
+/// # fn main() -> mapped_ram::Result<()> {
+/// use mapped_ram::{Destination, LoadOptions, LoadTarget, Reader};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("guest.mram");
+/// # let saved = vec![3_u8; 1 << 16];
+/// # mapped_ram::SaveOptions::new().save(&path, vec![mapped_ram::RamBlock::new("ram0", &saved)])?;
+///
+/// let reader = Reader::open(&path)?;
+/// let block = reader.block("ram0").unwrap();
+/// let mut memory = vec![0; 1 << 16];
+/// LoadOptions::new().channels(2).load(&mut [LoadTarget::new(block, &mut memory, Destination::Zeroed)])?;
+/// assert_eq!(memory, saved);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "options do nothing until `load` is called"]
+pub struct LoadOptions<'a> {
+    channels: usize,
+    io_mode: IoMode,
+    cancel: Cancel,
+    progress: Callback<'a>,
+}
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> LoadOptions<'a> {
+    /// Buffered, with as many channels as there are cores, at most 8.
+    pub fn new() -> Self {
+        Self {
+            channels: default_channels(),
+            io_mode: IoMode::Buffered,
+            cancel: Cancel::new(),
+            progress: None,
+        }
+    }
+
+    /// How many threads read, 1 to 255.
+    pub fn channels(mut self, channels: usize) -> Self {
+        self.channels = channels;
+        self
+    }
+
+    /// Through the page cache or past it.
+    pub fn io_mode(mut self, mode: IoMode) -> Self {
+        self.io_mode = mode;
+        self
+    }
+
+    /// A handle that ends the load from outside.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Calls `callback` now and then while pages are read.
+    pub fn progress(mut self, callback: impl FnMut(&Progress) + 'a) -> Self {
+        self.progress = Some(Box::new(callback));
+        self
+    }
+
+    /// Fills the memory of all `targets`.
+    ///
+    /// # Errors
+    /// Memory that is not exactly as long as its block, a block that the file leaves out, targets from several files;
+    /// otherwise the first error of any channel, with block and offset. What the memory holds is then not known.
+    pub fn load(mut self, targets: &mut [LoadTarget<'_>]) -> Result<LoadReport> {
+        let Some(first) = targets.first() else { return Ok(LoadReport::default()) };
+        let shared = Arc::clone(first.block.shared());
+        let file = &shared.file;
+        for target in targets.iter() {
+            target.check(first.block)?;
+        }
+        // The batches point into the targets' memory: whatever way this function is left, dropping the pool waits for
+        // its channels, and the targets are the caller's.
+        let pool = Pool::<LoadBatch>::builder()
+            .channels(self.channels)
+            .queue_depth(2 * self.channels)
+            .name("mapped-ram")
+            .cancel(self.cancel.clone())
+            .spawn(|index| shared.source.channel(index, self.io_mode).map(LoadWorker))
+            .map_err(|error| Error::pool(file, error))?;
+        let total = targets.iter().map(|target| target.length).sum();
+        let page_size = shared.layout.page_size();
+        let mut meter = Meter::new(&mut self.progress, total, page_size, || pool.counters());
+        for target in targets.iter() {
+            let present = Arc::clone(target.block.bitmap()?);
+            let name: Arc<str> = Arc::from(target.block.idstr());
+            let pages_offset = target.block.layout().pages_offset();
+            for_each_chunk(target.block, |pages| {
+                let skip = pages.start * page_size;
+                let batch = LoadBatch {
+                    name: Arc::clone(&name),
+                    present: Arc::clone(&present),
+                    page_size,
+                    file_offset: pages_offset + skip,
+                    start: target.start.wrapping_add(to_usize(skip)),
+                    pages,
+                    destination: target.destination,
+                };
+                pool.submit(batch).map_err(|refused| Error::pool(file, refused.error))?;
+                meter.tell(|| pool.counters());
+                Ok(())
+            })?;
+        }
+        pool.sync().map_err(|error| Error::pool(file, error))?;
+        meter.tell(|| pool.counters());
+        let channels = pool.finish().map_err(|error| Error::pool(file, error))?;
+        Ok(LoadReport { channels })
+    }
+}
+
+impl Block {
+    /// Fills `memory`, exactly as long as the block, with the default [`LoadOptions`].
+    ///
+    /// # Errors
+    /// As [`LoadOptions::load`].
+    pub fn load(&self, memory: &mut [u8], destination: Destination) -> Result<LoadReport> {
+        LoadOptions::new().load(&mut [LoadTarget::new(self, memory, destination)])
+    }
+}
+
+/// Neighbouring pages of one block that one channel fills.
+struct LoadBatch {
+    name: Arc<str>,
+    present: Arc<PageBitmap>,
+    page_size: u64,
+    /// Where page `pages.start` is in the file.
+    file_offset: u64,
+    /// Where page `pages.start` is in memory.
+    start: *mut u8,
+    pages: Range<u64>,
+    destination: Destination,
+}
+
+// SAFETY: the pointer leads to memory that `LoadOptions::load` has on loan, valid for writes by `LoadTarget`'s
+// contract; each page of it is in one batch only, and the loan outlives the pool.
+unsafe impl Send for LoadBatch {}
+
+struct LoadWorker(Box<dyn Channel>);
+
+impl Worker for LoadWorker {
+    type Batch = LoadBatch;
+
+    fn run(&mut self, batch: LoadBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
+        let LoadBatch { name, present, page_size, file_offset, start, pages, destination } = batch;
+        let clear = |from: u64, to: u64| {
+            if destination == Destination::Used && from < to {
+                let at = start.wrapping_add(to_usize((from - pages.start) * page_size));
+                // SAFETY: inside the batch's part of the memory, valid for writes by `LoadTarget`'s contract.
+                unsafe { at.write_bytes(0, to_usize((to - from) * page_size)) };
+            }
+        };
+        let mut at = pages.start;
+        let mut read = 0;
+        for run in present.runs_within(pages.clone()) {
+            clear(at, run.start);
+            let skip = (run.start - pages.start) * page_size;
+            let length = to_usize((run.end - run.start) * page_size);
+            let vec = IoVec::new(start.wrapping_add(to_usize(skip)), length);
+            // SAFETY: inside the batch's part of the memory, valid for writes by `LoadTarget`'s contract.
+            unsafe { context.read_exact(&mut *self.0, &name, &[vec], file_offset + skip) }?;
+            read += run.end - run.start;
+            at = run.end;
+        }
+        clear(at, pages.end);
+        let counters = context.counters();
+        counters.pages += read;
+        counters.zero_pages += pages.end - pages.start - read;
+        Ok(())
+    }
+}

@@ -1,0 +1,21 @@
+//! Reading a mapped-ram file: its structure, its pages, its tail, and whether it is whole.
+//!
+//! Opening a file decodes its structure and nothing else; a block's bitmap is read when it is first asked for, pages
+//! when they are read or loaded. The bitmap rules: what the file holds in the room of a page that is not set is never
+//! shown.
+
+mod block;
+mod chunks;
+#[expect(unsafe_code, reason = "memory that others may see is filled through raw pointers")]
+mod load;
+mod options;
+mod reader;
+mod tail;
+mod verify;
+
+pub use block::Block;
+pub use load::{Destination, LoadOptions, LoadReport, LoadTarget};
+pub use options::ReaderOptions;
+pub use reader::Reader;
+pub use tail::DeviceState;
+pub use verify::{BlockReport, Problem, VerifyOptions, VerifyReport};

@@ -1,0 +1,163 @@
+//! An open mapped-ram file.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use mapped_ram_format::libvirt::SaveHeader;
+use mapped_ram_format::{DecodeError, DecodeWithError, Layout, decode_with};
+
+use super::{Block, ReaderOptions};
+use crate::error::{Error, Result};
+use crate::storage::Source;
+
+/// An open mapped-ram file whose structure was found sound.
+///
+/// ```
+/// # fn main() -> mapped_ram::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("guest.mram");
+/// # let memory = vec![3_u8; 1 << 16];
+/// # mapped_ram::SaveOptions::new().save(&path, vec![mapped_ram::RamBlock::new("ram0", &memory)])?;
+/// let reader = mapped_ram::Reader::open(&path)?;
+/// for block in reader.blocks() {
+///     println!("{}: {} bytes, {} of {} pages", block.idstr(), block.used_length(), block.present_pages()?, block.pages());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Reader {
+    shared: Arc<Shared>,
+    blocks: Vec<Block>,
+    libvirt: Option<SaveHeader>,
+}
+
+/// What the reader and its blocks have in common.
+pub(super) struct Shared {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) file: String,
+    pub(super) length: u64,
+    pub(super) layout: Layout,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader")
+            .field("file", &self.shared.file)
+            .field("layout", &self.shared.layout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    /// Opens the file at `path` with default [`ReaderOptions`].
+    ///
+    /// # Errors
+    /// When it cannot be opened or read, and when its bytes are no whole mapped-ram stream.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        ReaderOptions::new().open(path)
+    }
+
+    pub(super) fn begin(options: &ReaderOptions, source: Arc<dyn Source>) -> Result<Self> {
+        let file = source.name();
+        let length = source.len().map_err(|error| Error::io(&file, "ask for the file's length", error))?;
+        let (stream_offset, libvirt) = match options.stream_offset {
+            Some(offset) => (offset, None),
+            None => match libvirt_header(&*source, &file)? {
+                Some(header) => (header.stream_offset(), Some(header)),
+                None => (0, None),
+            },
+        };
+        let layout =
+            decode_with(stream_offset, length, |offset, bytes| read_exactly(&*source, &file, offset, bytes))
+                .map_err(|error| match error {
+                    DecodeWithError::Decode(source) => decode_error(&file, source),
+                    DecodeWithError::Read(error) => error,
+                })?;
+        let shared = Arc::new(Shared { source, file, length, layout });
+        let blocks = (0..shared.layout.blocks().len())
+            .map(|index| Block::new(Arc::clone(&shared), index, options.bitmap_encoding))
+            .collect();
+        Ok(Self { shared, blocks, libvirt })
+    }
+
+    /// The file, as the caller named it.
+    pub fn file(&self) -> &str {
+        &self.shared.file
+    }
+
+    /// The file's length in bytes, as it was when the file was opened.
+    pub fn file_length(&self) -> u64 {
+        self.shared.length
+    }
+
+    /// Where everything stands in the file.
+    pub fn layout(&self) -> &Layout {
+        &self.shared.layout
+    }
+
+    /// The header of the libvirt save image around the stream, if there is one.
+    pub fn libvirt(&self) -> Option<&SaveHeader> {
+        self.libvirt.as_ref()
+    }
+
+    /// The RAM blocks, in the file's order.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The block with this idstr.
+    pub fn block(&self, idstr: &str) -> Option<&Block> {
+        self.blocks.iter().find(|block| block.idstr() == idstr)
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn source(&self) -> Arc<dyn Source> {
+        Arc::clone(&self.shared.source)
+    }
+
+    /// Where the tail begins and ends in the file.
+    pub(crate) fn tail_range(&self) -> (u64, u64) {
+        (self.shared.layout.tail_offset(), self.shared.length)
+    }
+}
+
+impl Shared {
+    pub(super) fn read_exactly(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        read_exactly(&*self.source, &self.file, offset, bytes)
+    }
+
+    pub(super) fn decode_error(&self, source: DecodeError) -> Error {
+        decode_error(&self.file, source)
+    }
+}
+
+fn decode_error(file: &str, source: DecodeError) -> Error {
+    Error::Decode { file: file.to_owned(), source }
+}
+
+fn read_exactly(source: &dyn Source, file: &str, offset: u64, bytes: &mut [u8]) -> Result<()> {
+    let got = source.read_at(bytes, offset).map_err(|error| {
+        Error::io(file, format!("read {} bytes at offset {offset:#x}", bytes.len()), error)
+    })?;
+    if got < bytes.len() {
+        return Err(Error::Damaged {
+            file: file.to_owned(),
+            what: format!(
+                "the file was cut while it was read: {got} of {} bytes at offset {offset:#x}",
+                bytes.len()
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn libvirt_header(source: &dyn Source, file: &str) -> Result<Option<SaveHeader>> {
+    let mut bytes = [0; SaveHeader::LEN];
+    let got = source
+        .read_at(&mut bytes, 0)
+        .map_err(|error| Error::io(file, "read the file's first bytes", error))?;
+    SaveHeader::decode(&bytes[..got]).map_err(|error| decode_error(file, error))
+}

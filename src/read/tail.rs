@@ -1,0 +1,71 @@
+//! What stands behind the last block's pages of an open file: device state, and the vmdescription that names it.
+
+use mapped_ram_format::tail::Tail;
+
+use super::Reader;
+use crate::convert::to_usize;
+use crate::error::{Error, Result};
+
+/// The longest tail that is taken into memory, in bytes. Device state is a few MiB, with a graphics card some hundred;
+/// copying a tail has no such limit.
+const MAX_TAIL: u64 = 1 << 30;
+
+/// The state of one device, found by the vmdescription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceState {
+    /// The section's name, such as `timer`.
+    pub name: String,
+    /// Which of several devices of that name.
+    pub instance: u32,
+    /// The version of the state's layout.
+    pub version: u32,
+    /// The state, as the device wrote it.
+    pub data: Vec<u8>,
+}
+
+impl Reader {
+    /// The bytes behind the last block's pages: the end of the RAM section, device sections, the vmdescription.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are more than 1 GiB.
+    pub fn tail(&self) -> Result<Vec<u8>> {
+        let (start, end) = self.tail_range();
+        let length = end - start;
+        let mut bytes = Vec::new();
+        if length > MAX_TAIL || bytes.try_reserve_exact(to_usize(length)).is_err() {
+            return Err(Error::Unsupported {
+                file: self.file().to_owned(),
+                what: format!(
+                    "the tail at offset {start:#x} has {length} bytes; at most {MAX_TAIL} are taken into memory"
+                ),
+            });
+        }
+        bytes.resize(to_usize(length), 0);
+        self.shared().read_exactly(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The device state in the file, in its order.
+    ///
+    /// # Errors
+    /// As [`tail`](Self::tail), and when the tail's sections are cut or damaged.
+    pub fn devices(&self) -> Result<Vec<DeviceState>> {
+        let bytes = self.tail()?;
+        let tail = self.parse_tail(&bytes)?;
+        Ok(tail
+            .devices()
+            .iter()
+            .map(|device| DeviceState {
+                name: device.name().to_owned(),
+                instance: device.instance(),
+                version: device.version(),
+                data: bytes[device.range()].to_vec(),
+            })
+            .collect())
+    }
+
+    pub(super) fn parse_tail(&self, bytes: &[u8]) -> Result<Tail> {
+        Tail::parse(bytes).map_err(|error| self.shared().decode_error(error))
+    }
+}

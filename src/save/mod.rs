@@ -1,0 +1,23 @@
+//! Saving a guest's RAM: options, the writer, and what runs in its channels.
+//!
+//! ```text
+//!   SaveOptions --create--> Writer --write_all / write_pages / write_from--> channels (zero scan, slicing, pwritev)
+//!                             |
+//!                           finish: bitmaps -> tail -> fsync -> name (or, in place, the magic -> fsync)
+//! ```
+//!
+//! A page's bit is set only after its bytes were accepted by the system, and a bitmap is written only after all pages
+//! are; so whatever point a save is interrupted at, no bit speaks of a page that is not there.
+
+mod options;
+mod report;
+mod tail;
+#[expect(unsafe_code, reason = "memory that a guest may be writing is read through raw pointers")]
+mod worker;
+#[expect(unsafe_code, reason = "hands raw pointers to the channels and waits for them")]
+mod writer;
+
+pub use options::SaveOptions;
+pub use report::SaveReport;
+pub use tail::Tail;
+pub use writer::Writer;

@@ -1,0 +1,46 @@
+//! What a finished save did.
+
+use std::time::Duration;
+
+use multifd_pool::ChannelCounters;
+
+use crate::storage::IoMode;
+
+/// What a finished save did, by its counters.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SaveReport {
+    /// What each channel did.
+    pub channels: Vec<ChannelCounters>,
+    /// The length of all blocks together, in bytes.
+    pub guest_bytes: u64,
+    /// Where the stream ends in the file, in bytes.
+    pub file_length: u64,
+    /// How the channels wrote; [`IoMode::Buffered`] where `O_DIRECT` was asked for and the file system has none.
+    pub io_mode: IoMode,
+    /// The time from the start of the save until all was handed to the system.
+    pub write_time: Duration,
+    /// The time that making it durable took.
+    pub sync_time: Duration,
+}
+
+impl SaveReport {
+    /// The counters of all channels added up.
+    pub fn totals(&self) -> ChannelCounters {
+        let mut totals = ChannelCounters::default();
+        for channel in &self.channels {
+            totals += *channel;
+        }
+        totals
+    }
+
+    /// How many pages were written; a page that was written twice counts twice.
+    pub fn pages_written(&self) -> u64 {
+        self.totals().pages
+    }
+
+    /// How many pages were found to be zero and not written.
+    pub fn zero_pages(&self) -> u64 {
+        self.totals().zero_pages
+    }
+}

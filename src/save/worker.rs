@@ -1,0 +1,162 @@
+//! What runs in each channel of a save: find the zero pages of a chunk, write the others, write down which.
+//!
+//! The scan and the write of a chunk follow each other in the same thread, so that the write finds in the core's
+//! cache what the scan brought there.
+//!
+//! Unsafe code is here because the memory may belong to a running guest: it is only ever passed on as a raw pointer,
+//! to the zero detector and to the channel.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
+use multifd_pool::{Channel, ChannelContext, IoVec, WorkError, Worker};
+
+use crate::bitmap::{PageBitmap, SharedBitmap};
+use crate::convert::{to_u64, to_usize};
+use crate::zero::Detector;
+
+/// What the channels share about one block.
+#[derive(Debug)]
+pub(crate) struct BlockState {
+    /// The name, as errors show it.
+    pub(crate) name: Arc<str>,
+    pub(crate) pages_offset: u64,
+    pub(crate) present: SharedBitmap,
+}
+
+/// A few neighbouring pages of one block that one channel deals with.
+pub(crate) struct SaveBatch {
+    block: Arc<BlockState>,
+    /// Where page `pages.start` is in memory.
+    start: *const u8,
+    pages: Range<u64>,
+    /// Which of the pages are meant, by their numbers in the block; all if null.
+    selection: *const PageBitmap,
+}
+
+// SAFETY: the pointers are read by whichever thread runs the batch; `new`'s caller promises that they stay good, and
+// unwritten in the bitmap's case, until the pool has synced.
+unsafe impl Send for SaveBatch {}
+
+impl SaveBatch {
+    /// # Safety
+    /// Until the pool that it is submitted to has synced or was dropped: the memory from `start` on must stay readable
+    /// for the length of `pages`, and `selection` must neither move nor change.
+    pub(crate) unsafe fn new(
+        block: Arc<BlockState>,
+        start: *const u8,
+        pages: Range<u64>,
+        selection: Option<&PageBitmap>,
+    ) -> Self {
+        Self { block, start, pages, selection: selection.map_or(std::ptr::null(), std::ptr::from_ref) }
+    }
+}
+
+/// The state of one channel of a save.
+pub(crate) struct SaveWorker {
+    channel: Box<dyn Channel>,
+    page_size: u64,
+    limits: Limits,
+    /// `None` when zero pages are not looked for.
+    detector: Option<Detector>,
+    /// Which pages of the run at hand are to be written; bit 0 is the run's first page.
+    words: Vec<u64>,
+    /// Which pages of the run were dealt with: all of them, in the form that the bitmap takes.
+    looked_at: Vec<u64>,
+}
+
+impl SaveWorker {
+    pub(crate) fn new(
+        channel: Box<dyn Channel>,
+        page_size: u64,
+        max_write: u64,
+        detector: Option<Detector>,
+    ) -> Self {
+        Self {
+            channel,
+            page_size,
+            limits: Limits::new(page_size).max_bytes(max_write),
+            detector,
+            words: Vec::new(),
+            looked_at: Vec::new(),
+        }
+    }
+
+    /// Scans and writes the pages `run` of `block`, which stand in memory from `start` on.
+    ///
+    /// # Safety
+    /// `start` must be readable for the run's length until the call returns.
+    unsafe fn save_run(
+        &mut self,
+        block: &BlockState,
+        start: *const u8,
+        run: Range<u64>,
+        context: &mut ChannelContext<'_>,
+    ) -> Result<(), WorkError> {
+        let pages = run.end - run.start;
+        fill_ones(&mut self.looked_at, pages);
+        match &self.detector {
+            Some(detector) => {
+                self.words.clear();
+                self.words.resize(self.looked_at.len(), 0);
+                // SAFETY: readable for the run's length by this function's contract.
+                unsafe {
+                    detector.scan(start, to_usize(self.page_size), to_usize(pages), &mut self.words);
+                }
+            }
+            None => self.words.clone_from(&self.looked_at),
+        }
+
+        // The slicer places the run by its own first byte: as a block of the run's length at the run's offset.
+        let offset = block.pages_offset + run.start * self.page_size;
+        let piece = SliceBlock::new(start.addr(), pages * self.page_size, offset)
+            .map_err(|error| WorkError::Other(Box::new(error)))?;
+        for write in slice_pages(&piece, &self.limits, page_runs(&self.words[..], pages)) {
+            let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
+            let length = to_usize(write.len);
+            let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), length);
+            // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
+            unsafe { context.write_all(&mut *self.channel, &block.name, &[vec], write.offset) }?;
+        }
+
+        block.present.record(run.start, &self.looked_at, &self.words);
+        let written = self.words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        let counters = context.counters();
+        counters.pages += written;
+        counters.zero_pages += pages - written;
+        Ok(())
+    }
+}
+
+impl Worker for SaveWorker {
+    type Batch = SaveBatch;
+
+    fn run(&mut self, batch: SaveBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
+        let SaveBatch { block, start, pages, selection } = batch;
+        // SAFETY: null or, by `SaveBatch::new`'s contract, a bitmap that nobody changes until the pool has synced.
+        let selection = unsafe { selection.as_ref() };
+        let Some(selection) = selection else {
+            // SAFETY: readable by `SaveBatch::new`'s contract.
+            return unsafe { self.save_run(&block, start, pages, context) };
+        };
+        for run in selection.runs_within(pages.clone()) {
+            let at = start.wrapping_add(to_usize((run.start - pages.start) * self.page_size));
+            // SAFETY: the run is inside the batch's pages, readable by `SaveBatch::new`'s contract.
+            unsafe { self.save_run(&block, at, run, context) }?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes `words` hold `pages` set bits and nothing else.
+fn fill_ones(words: &mut Vec<u64>, pages: u64) {
+    words.clear();
+    words.resize(to_usize(pages.div_ceil(64)), u64::MAX);
+    if let Some(last) = words.last_mut()
+        && !pages.is_multiple_of(64)
+    {
+        *last = (1 << (pages % 64)) - 1;
+    }
+    debug_assert_eq!(to_u64(words.len()), pages.div_ceil(64));
+}

@@ -1,0 +1,121 @@
+//! Where a saved guest goes to and comes from: the files behind the writer and the reader.
+//!
+//! A [`Storage`] takes what the writer writes and decides how an unfinished save looks from outside:
+//!
+//! ```text
+//!   AtomicFile    a file without a name -> synced -> linked under its final name -> the directory synced
+//!   InPlaceFile   magic withheld -> all else written -> synced -> magic written -> synced
+//! ```
+//!
+//! A [`Source`] is what the reader reads. Both hand out [`Channel`]s, one a thread, each with a descriptor of its own.
+//! What is written and when is the writer's business ([`crate::Writer`]), how one call is retried the pool's.
+//!
+//! Both are traits so that tests can put failing, recording and crashing storages behind the same writer.
+
+mod atomic;
+mod in_place;
+mod open;
+mod source;
+
+use std::io;
+
+use multifd_pool::Channel;
+
+pub use atomic::AtomicFile;
+pub use in_place::InPlaceFile;
+pub use source::FileSource;
+
+/// How channels open the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IoMode {
+    /// Through the page cache.
+    #[default]
+    Buffered,
+    /// Past the page cache (`O_DIRECT`); what is not aligned for it, and file systems that have no such thing, go
+    /// through the page cache.
+    Direct,
+}
+
+/// Where a writer's bytes go.
+///
+/// Dropped before [`publish`](Self::publish) returned `Ok`, a storage leaves nothing that looks like a finished save.
+pub trait Storage: Send {
+    /// What to call the storage in error messages: a path, as a rule.
+    fn name(&self) -> String;
+
+    /// Opens a channel of its own for thread `index`; its offsets are those of the file.
+    ///
+    /// # Errors
+    /// When no further descriptor can be opened.
+    fn channel(&mut self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>>;
+
+    /// The mode that channels asked for `mode` really get.
+    fn effective_mode(&self, mode: IoMode) -> IoMode {
+        mode
+    }
+
+    /// Cuts the file, or makes it longer with a hole, so that it ends at `length` bytes.
+    ///
+    /// # Errors
+    /// What `ftruncate(2)` says.
+    fn set_len(&mut self, length: u64) -> io::Result<()>;
+
+    /// Returns when all that was written is on stable storage.
+    ///
+    /// # Errors
+    /// What `fsync(2)` says; what was written may then be lost.
+    fn sync(&mut self) -> io::Result<()>;
+
+    /// Whether the bytes are seen under a name while they are written. The writer then keeps the stream's magic back
+    /// until all else is synced.
+    fn is_in_place(&self) -> bool;
+
+    /// Gives the finished, synced file its name, and makes the name durable if `durable`. Nothing to do in place.
+    ///
+    /// # Errors
+    /// When the name cannot be given: an older file under that name is then still there, whole.
+    fn publish(&mut self, durable: bool) -> io::Result<()>;
+}
+
+/// What a reader reads from.
+pub trait Source: Send + Sync {
+    /// What to call the source in error messages: a path, as a rule.
+    fn name(&self) -> String;
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// What `fstat(2)` says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the length is 0.
+    ///
+    /// # Errors
+    /// As [`len`](Self::len).
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Fills the start of `buffer` with the bytes from `offset` on and returns how many there were: fewer than asked
+    /// for, or 0, at the end of the file.
+    ///
+    /// # Errors
+    /// What `pread(2)` says.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Opens a channel of its own for thread `index`.
+    ///
+    /// # Errors
+    /// When no further descriptor can be opened.
+    fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>>;
+
+    /// The first stretch of data that begins at `offset` or behind it, as (start, end), before `end`; `None` when
+    /// only a hole is left there. A source that does not know its holes answers `(offset, end)`.
+    ///
+    /// # Errors
+    /// What `lseek(2)` with `SEEK_DATA` says.
+    fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        Ok((offset < end).then_some((offset, end)))
+    }
+}

@@ -1,0 +1,64 @@
+//! Opens further descriptors of a file that is open already, whatever its name is by now.
+//!
+//! A descriptor of its own lets each channel choose `O_DIRECT` for itself; a duplicate would share the flag. The way
+//! there is `/proc/self/fd`, which also works for files without a name. Where `/proc` is not mounted a duplicate must
+//! do, and with it the buffered mode.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use multifd_pool::{Alignment, Channel, FileChannel};
+use nix::libc;
+
+use super::IoMode;
+
+/// The name by which the kernel opens the file behind `fd` once more.
+pub(super) fn proc_path(fd: RawFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{fd}"))
+}
+
+/// Another open file description of the same file, for reading, and for writing too if `write`.
+pub(super) fn reopen(file: &File, write: bool, flags: i32) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(flags | libc::O_CLOEXEC)
+        .open(proc_path(file.as_raw_fd()))
+}
+
+/// Another buffered descriptor: a new description where that is possible, else a duplicate.
+pub(super) fn reopen_buffered(file: &File, write: bool) -> io::Result<File> {
+    reopen(file, write, 0).or_else(|_| file.try_clone())
+}
+
+/// A direct descriptor, or `None` where the file system or the way to it has none.
+pub(super) fn reopen_direct(file: &File, write: bool) -> Option<File> {
+    reopen(file, write, libc::O_DIRECT).ok()
+}
+
+/// A channel over descriptors of its own.
+pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+    let buffered = reopen_buffered(file, write)?;
+    let direct = match mode {
+        IoMode::Buffered => None,
+        IoMode::Direct => reopen_direct(file, write),
+    };
+    Ok(match direct {
+        Some(direct) => {
+            let alignment = Alignment::of(&direct)?;
+            Box::new(FileChannel::direct(direct, buffered, alignment))
+        }
+        None => Box::new(FileChannel::buffered(buffered)),
+    })
+}
+
+/// The mode that [`channel`] will really give.
+pub(super) fn effective_mode(file: &File, write: bool, mode: IoMode) -> IoMode {
+    match mode {
+        IoMode::Direct if reopen_direct(file, write).is_some() => IoMode::Direct,
+        _ => IoMode::Buffered,
+    }
+}

@@ -1,0 +1,93 @@
+//! A regular file as the source of a reader.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use multifd_pool::Channel;
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
+
+use super::{IoMode, Source, open};
+use crate::convert::to_u64;
+
+/// A file that is read at offsets.
+#[derive(Debug)]
+pub struct FileSource {
+    file: File,
+    shown: String,
+}
+
+impl FileSource {
+    /// Opens the file at `path` for reading.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is a directory, a pipe or a socket.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Self::from_file(File::open(path)?, path.display().to_string())
+    }
+
+    /// Takes a descriptor that is open for reading; `shown` is what errors call it.
+    ///
+    /// # Errors
+    /// When it is no regular file.
+    pub fn from_file(file: File, shown: impl Into<String>) -> io::Result<Self> {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+        }
+        Ok(Self { file, shown: shown.into() })
+    }
+
+    /// The descriptor.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Source for FileSource {
+    fn name(&self) -> String {
+        self.shown.clone()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + to_u64(filled)) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn channel(&self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+        open::channel(&self.file, false, mode)
+    }
+
+    fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        if offset >= end {
+            return Ok(None);
+        }
+        let Ok(from) = i64::try_from(offset) else { return Ok(None) };
+        let start = match lseek(&self.file, from, Whence::SeekData) {
+            Ok(start) => start,
+            Err(Errno::ENXIO) => return Ok(None),
+            // A file system that knows no holes: all is data.
+            Err(Errno::EINVAL) => return Ok(Some((offset, end))),
+            Err(error) => return Err(error.into()),
+        };
+        let start_offset = start.cast_unsigned();
+        if start_offset >= end {
+            return Ok(None);
+        }
+        let stop = lseek(&self.file, start, Whence::SeekHole)?;
+        Ok(Some((start_offset, stop.cast_unsigned().min(end))))
+    }
+}

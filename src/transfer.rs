@@ -1,0 +1,31 @@
+//! Slices of this process in and out of a channel: the safe side of the pool's raw transfers.
+
+use std::sync::Arc;
+
+use multifd_pool::{Cancel, Channel, ChannelContext, IoVec, WorkError, write_all_at};
+
+/// Writes all of `bytes` at `offset`; `what` names them in errors.
+pub(crate) fn write_slice(
+    channel: &mut dyn Channel,
+    what: &Arc<str>,
+    bytes: &[u8],
+    offset: u64,
+    cancel: &Cancel,
+) -> Result<(), WorkError> {
+    let vec = IoVec::from_const(bytes.as_ptr(), bytes.len());
+    // SAFETY: `vec` is exactly `bytes`, which is borrowed until the call returns and which a write only reads.
+    unsafe { write_all_at(channel, what, &[vec], offset, cancel) }.map(drop)
+}
+
+/// Fills all of `bytes` from `offset` on, in a channel's thread; `block` names them in errors.
+pub(crate) fn read_slice(
+    context: &mut ChannelContext<'_>,
+    channel: &mut dyn Channel,
+    block: &Arc<str>,
+    bytes: &mut [u8],
+    offset: u64,
+) -> Result<(), WorkError> {
+    let vec = IoVec::new(bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: `vec` is exactly `bytes`, which is borrowed mutably until the call returns.
+    unsafe { context.read_exact(channel, block, &[vec], offset) }
+}

@@ -1,0 +1,437 @@
+//! Saving and reading back: what comes out is what went in, whatever the pages, channels, modes and rounds.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
+use mapped_ram::storage::IoMode;
+use mapped_ram::{
+    Cancel, Destination, Device, Error, ErrorKind, LoadOptions, LoadTarget, PageBitmap, Progress, RamBlock,
+    Reader, ReaderOptions, SaveOptions, Tail, VerifyOptions,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+const PAGE: usize = 4096;
+
+/// On the disk that the build is on, for `O_DIRECT` is not to be had everywhere.
+fn dir() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A block's memory: for each page 0 for zeros, else what fills it.
+fn memory_of(pages: &[u8], page_size: usize) -> Vec<u8> {
+    let mut memory = vec![0; pages.len() * page_size];
+    for (page, kind) in memory.chunks_mut(page_size).zip(pages) {
+        match kind {
+            0 => {}
+            // Pages that are zero but for one byte, first or last, are the ones that a scan may miss.
+            1 => page[0] = 1,
+            2 => page[page_size - 1] = 1,
+            byte => page.fill(*byte),
+        }
+    }
+    memory
+}
+
+fn pages() -> impl Strategy<Value = Vec<u8>> {
+    let run = (prop_oneof![Just(0_u8), 0_u8..5], 1_usize..40);
+    prop::collection::vec(run, 1..12)
+        .prop_map(|runs| runs.into_iter().flat_map(|(kind, len)| vec![kind; len]).collect())
+}
+
+fn modes() -> impl Strategy<Value = IoMode> {
+    prop_oneof![Just(IoMode::Buffered), Just(IoMode::Direct)]
+}
+
+fn expect_block(reader: &Reader, name: &str, memory: &[u8], page_size: usize, zero_detection: bool) {
+    let block = reader.block(name).unwrap();
+    assert_eq!(block.used_length(), memory.len() as u64);
+    let mut back = vec![0xEE; memory.len()];
+    block.load(&mut back, Destination::Used).unwrap();
+    assert!(back == memory, "block {name} differs after load");
+    let mut back = vec![0; memory.len()];
+    block.load(&mut back, Destination::Zeroed).unwrap();
+    assert!(back == memory, "block {name} differs after a load into zeroed memory");
+    for (i, page) in memory.chunks(page_size).enumerate() {
+        let is_present = !zero_detection || page.iter().any(|byte| *byte != 0);
+        assert_eq!(block.bitmap().unwrap().contains(i as u64), is_present, "page {i} of {name}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_saved_is_read_back(
+        blocks in prop::collection::vec(pages(), 1..4),
+        channels in 1_usize..5,
+        mode in modes(),
+        zero_detection in any::<bool>(),
+        page_bits in 8_u32..15,
+        align_to_page in any::<bool>(),
+        reads in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..10),
+    ) {
+        let page_size = 1_usize << page_bits;
+        let memories: Vec<Vec<u8>> = blocks.iter().map(|pages| memory_of(pages, page_size)).collect();
+        let names: Vec<String> = (0..blocks.len()).map(|i| format!("/rom@block {i}")).collect();
+        let dir = dir();
+        let path = dir.path().join("guest.mram");
+        let ram = names.iter().zip(&memories).map(|(name, memory)| RamBlock::new(name.as_str(), memory)).collect();
+        let mut options = SaveOptions::new()
+            .channels(channels)
+            .io_mode(mode)
+            .zero_detection(zero_detection)
+            .page_size(page_size as u64);
+        if align_to_page {
+            options = options.alignment(page_size as u64);
+        }
+        let report = options.save(&path, ram).unwrap();
+        let total: usize = blocks.iter().map(Vec::len).sum();
+        let used: usize = blocks.iter().flatten().filter(|kind| **kind != 0 || !zero_detection).count();
+        prop_assert_eq!(report.pages_written(), used as u64);
+        prop_assert_eq!(report.zero_pages(), (total - used) as u64);
+        prop_assert_eq!(report.totals().bytes, (used * page_size) as u64);
+        prop_assert_eq!(report.file_length, fs::metadata(&path).unwrap().len());
+        prop_assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let reader = Reader::open(&path).unwrap();
+        for (name, memory) in names.iter().zip(&memories) {
+            expect_block(&reader, name, memory, page_size, zero_detection);
+            let block = reader.block(name).unwrap();
+            for (from, len) in &reads {
+                let from = from.index(memory.len());
+                let len = len.index(memory.len() - from);
+                let mut piece = vec![0xEE; len];
+                block.read_at(from as u64, &mut piece).unwrap();
+                prop_assert_eq!(&piece, &memory[from..from + len]);
+            }
+        }
+        let verified = reader.verify(VerifyOptions::new()).unwrap();
+        prop_assert_eq!(verified.problems, vec![]);
+        prop_assert_eq!(verified.blocks.iter().map(|block| block.present).sum::<u64>(), used as u64);
+    }
+
+    #[test]
+    fn rounds_leave_what_was_written_last(
+        first in pages(),
+        rounds in prop::collection::vec(prop::collection::vec((any::<prop::sample::Index>(), 0_u8..5), 0..40), 0..5),
+        channels in 1_usize..4,
+        in_place in any::<bool>(),
+    ) {
+        let mut memory = memory_of(&first, PAGE);
+        let start = memory.as_mut_ptr();
+        let dir = dir();
+        let path = dir.path().join("guest.mram");
+        // SAFETY: `memory` lives until the end, and is only changed through `start` while the writer has it.
+        let block = unsafe { RamBlock::from_raw("ram0", start, memory.len()) };
+        let options = SaveOptions::new().channels(channels);
+        let mut writer =
+            if in_place { options.stream_offset(777).in_place(&path, vec![block]) } else { options.create(&path, vec![block]) }
+                .unwrap();
+        writer.write_all().unwrap();
+        let mut current = first;
+        for round in rounds {
+            let mut dirty = PageBitmap::new(current.len() as u64);
+            for (page, kind) in round {
+                let page = page.index(current.len());
+                dirty.insert(page as u64..page as u64 + 1);
+                current[page] = kind;
+                let bytes = memory_of(&[kind], PAGE);
+                // SAFETY: a page of `memory`, which nobody looks at while the writer does nothing.
+                unsafe { start.add(page * PAGE).copy_from_nonoverlapping(bytes.as_ptr(), PAGE) };
+            }
+            writer.write_pages(0, &dirty).unwrap();
+        }
+        writer.finish(&Tail::minimal()).unwrap();
+        let offset = if in_place { 777 } else { 0 };
+        let reader = ReaderOptions::new().stream_offset(offset).open(&path).unwrap();
+        expect_block(&reader, "ram0", &memory_of(&current, PAGE), PAGE, true);
+    }
+
+    #[test]
+    fn a_copy_is_the_same_guest_with_the_same_tail(
+        pages in pages(),
+        state in prop::collection::vec(any::<u8>(), 0..300),
+        zero_detection in any::<bool>(),
+        offset in 0_u64..5000,
+    ) {
+        let memory = memory_of(&pages, PAGE);
+        let dir = dir();
+        let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+        let device = |name: &str, data: Vec<u8>| Device { name: name.into(), instance: 3, version: 7, data };
+        let devices = vec![device("timer", state.clone()), device("serial", vec![1, 2, 3])];
+        let mut writer = SaveOptions::new()
+            .machine("pc-q35-9.0")
+            .zero_detection(zero_detection)
+            .create(&one, vec![RamBlock::new("pc.ram", &memory)])
+            .unwrap();
+        writer.write_all().unwrap();
+        writer.finish(&Tail::devices(devices)).unwrap();
+
+        let source = Reader::open(&one).unwrap();
+        let found = source.devices().unwrap();
+        prop_assert_eq!(found.len(), 2);
+        prop_assert_eq!((&*found[0].name, found[0].instance, found[0].version), ("timer", 3, 7));
+        prop_assert_eq!(&found[0].data, &state);
+
+        let block = source.block("pc.ram").unwrap();
+        let mut writer = SaveOptions::new()
+            .head_of(source.layout())
+            .stream_offset(offset)
+            .in_place(&two, vec![RamBlock::detached("pc.ram", block.used_length())])
+            .unwrap();
+        let mut page = vec![0; PAGE];
+        for at in (0..block.used_length()).step_by(PAGE) {
+            block.read_at(at, &mut page).unwrap();
+            writer.write_from(0, at, &page).unwrap();
+        }
+        writer.finish(&Tail::copied_from(&source)).unwrap();
+
+        let copy = ReaderOptions::new().stream_offset(offset).open(&two).unwrap();
+        expect_block(&copy, "pc.ram", &memory, PAGE, true);
+        prop_assert_eq!(copy.tail().unwrap(), source.tail().unwrap());
+        prop_assert_eq!(copy.layout().configuration(), source.layout().configuration());
+    }
+}
+
+#[test]
+fn a_save_that_is_dropped_leaves_the_old_file_and_nothing_else() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    fs::write(&path, "old").unwrap();
+    let memory = memory_of(&[3; 100], PAGE);
+    let mut writer = SaveOptions::new().create(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    writer.write_all().unwrap();
+    drop(writer);
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+
+    SaveOptions::new().save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    Reader::open(&path).unwrap();
+}
+
+#[test]
+fn an_unfinished_save_in_place_is_called_incomplete_and_keeps_what_stands_before() {
+    let dir = dir();
+    let path = dir.path().join("container");
+    fs::write(&path, vec![0x55; 5000]).unwrap();
+    let memory = memory_of(&[3; 100], PAGE);
+    let save = || {
+        SaveOptions::new().stream_offset(1234).in_place(&path, vec![RamBlock::new("ram0", &memory)]).unwrap()
+    };
+    let open = || ReaderOptions::new().stream_offset(1234).open(&path);
+
+    let mut writer = save();
+    writer.write_all().unwrap();
+    writer.finish(&Tail::minimal()).unwrap();
+    open().unwrap();
+
+    for write_all in [false, true] {
+        let mut writer = save();
+        assert_eq!(open().unwrap_err().kind(), ErrorKind::Incomplete);
+        if write_all {
+            writer.write_all().unwrap();
+        }
+        drop(writer);
+        let error = open().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Incomplete);
+        assert!(error.to_string().contains("container"), "{error}");
+    }
+    assert_eq!(&fs::read(&path).unwrap()[..1234], &[0x55; 1234]);
+}
+
+#[test]
+fn stale_bytes_under_a_clear_bit_never_show() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = memory_of(&[3; 64], PAGE);
+    SaveOptions::new().save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    // Clears the bits of pages 8 to 15; their bytes stay where they are.
+    let offset = Reader::open(&path).unwrap().block("ram0").unwrap().layout().bitmap_offset();
+    File::options().write(true).open(&path).unwrap().write_all_at(&[0], offset + 1).unwrap();
+
+    let mut expected = memory;
+    expected[8 * PAGE..16 * PAGE].fill(0);
+    expect_block(&Reader::open(&path).unwrap(), "ram0", &expected, PAGE, true);
+}
+
+#[test]
+fn zero_pages_take_no_room() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let mut memory = vec![0; 64 << 20];
+    memory[10 << 20] = 1;
+    SaveOptions::new().save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    let taken = fs::metadata(&path).unwrap().blocks() * 512;
+    assert!(taken <= 64 << 10, "{taken} bytes for one page");
+}
+
+#[test]
+fn pages_that_were_lost_are_found() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = memory_of(&[3; 64], PAGE);
+    SaveOptions::new().save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let layout = reader.block("ram0").unwrap().layout().clone();
+    // What a full disk leaves: a hole where pages should be. Made by writing the file anew without them.
+    let bytes = fs::read(&path).unwrap();
+    let lost = usize::try_from(layout.pages_offset()).unwrap() + 10 * PAGE;
+    let holed = File::create(dir.path().join("holed")).unwrap();
+    holed.write_all_at(&bytes[..lost], 0).unwrap();
+    holed.write_all_at(&bytes[lost + 20 * PAGE..], (lost + 20 * PAGE) as u64).unwrap();
+
+    let reader = Reader::open(dir.path().join("holed")).unwrap();
+    let report = reader.verify(VerifyOptions::new()).unwrap();
+    assert_eq!(report.blocks[0].present_in_holes, 20);
+    let text = report.problems[0].to_string();
+    assert!(
+        text.contains("ram0") && text.contains(&format!("{lost:#x}")) && text.contains("page 10"),
+        "{text}"
+    );
+    assert_eq!(reader.verify(VerifyOptions::new().allow_holes(true)).unwrap().problems, []);
+}
+
+#[test]
+fn progress_ends_at_the_total_and_counts_each_operation_from_zero() {
+    let dir = dir();
+    let memory = memory_of(&[0, 3, 3, 0].repeat(1000), PAGE);
+    let mut seen: Vec<Progress> = Vec::new();
+    {
+        let mut writer = SaveOptions::new()
+            .progress(|progress| seen.push(*progress))
+            .create(dir.path().join("guest.mram"), vec![RamBlock::new("ram0", &memory)])
+            .unwrap();
+        writer.write_all().unwrap();
+        let mut dirty = PageBitmap::new(4000);
+        dirty.insert(1..3);
+        writer.write_pages(0, &dirty).unwrap();
+        writer.finish(&Tail::minimal()).unwrap();
+    }
+    let last = seen.pop().unwrap();
+    assert_eq!((last.total_bytes, last.done_bytes, last.transferred_bytes), (2 * 4096, 2 * 4096, 2 * 4096));
+    let of_first: Vec<_> = seen.iter().filter(|progress| progress.total_bytes == 4000 * 4096).collect();
+    let last = of_first.last().unwrap();
+    assert_eq!((last.done_bytes, last.transferred_bytes), (4000 * 4096, 2000 * 4096));
+    assert!(of_first.windows(2).all(|pair| pair[0].done_bytes <= pair[1].done_bytes));
+}
+
+#[test]
+fn cancelling_ends_a_save_and_leaves_no_file() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = memory_of(&[3; 5000], PAGE);
+    let cancel = Cancel::new();
+    let handle = cancel.clone();
+    let error = SaveOptions::new()
+        .cancel(cancel)
+        .progress(move |_| handle.cancel())
+        .save(&path, vec![RamBlock::new("ram0", &memory)])
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_panic_in_the_callback_leaves_no_channel_behind() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = memory_of(&[3; 5000], PAGE);
+    let result = std::panic::catch_unwind(|| {
+        SaveOptions::new()
+            .progress(|_| panic!("in the callback"))
+            .save(&path, vec![RamBlock::new("ram0", &memory)])
+    });
+    assert!(result.is_err());
+    drop(memory);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_cannot_be_saved_is_refused_with_a_word() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = vec![0; 8 * PAGE];
+    let block = || RamBlock::new("ram0", &memory);
+    let usage = |result: Result<mapped_ram::SaveReport, Error>, word: &str| {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+    };
+    usage(SaveOptions::new().channels(0).save(&path, vec![block()]), "0 channels");
+    usage(SaveOptions::new().channels(256).save(&path, vec![block()]), "256 channels");
+    usage(SaveOptions::new().page_size(3000).save(&path, vec![block()]), "3000");
+    usage(SaveOptions::new().page_size(0).save(&path, vec![block()]), "0");
+    usage(SaveOptions::new().stream_offset(1).save(&path, vec![block()]), "in place");
+    usage(SaveOptions::new().save(&path, vec![block(), block()]), "ram0");
+    usage(SaveOptions::new().save(&path, vec![RamBlock::new("", &memory)]), "");
+    usage(SaveOptions::new().save(&path, vec![RamBlock::new("a\0b", &memory)]), "");
+    usage(SaveOptions::new().save(&path, vec![RamBlock::new("x".repeat(256), &memory)]), "");
+    usage(SaveOptions::new().save(&path, vec![RamBlock::new("odd", &memory[..5000])]), "odd");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+    let mut writer = SaveOptions::new().create(&path, vec![block()]).unwrap();
+    let bad = [
+        writer.write_pages(0, &PageBitmap::new(9)).unwrap_err(),
+        writer.write_pages(1, &PageBitmap::new(8)).unwrap_err(),
+        writer.write_from(0, 100, &memory[..PAGE]).unwrap_err(),
+        writer.write_from(0, 0, &memory[..100]).unwrap_err(),
+        writer.write_from(0, 8 * PAGE as u64, &memory[..PAGE]).unwrap_err(),
+        writer.write_from(0, u64::MAX - 4095, &memory[..PAGE]).unwrap_err(),
+    ];
+    assert!(bad.iter().all(|error| error.kind() == ErrorKind::Usage), "{bad:?}");
+
+    let missing = dir.path().join("no/such/dir/guest.mram");
+    let error = SaveOptions::new().save(&missing, vec![block()]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("no/such/dir"), "{error}");
+    let error = SaveOptions::new().save(dir.path(), vec![block()]).unwrap_err();
+    assert!(error.to_string().contains("no regular file"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_loaded_is_refused_with_a_word() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = memory_of(&[3; 8], PAGE);
+    SaveOptions::new().save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let block = reader.block("ram0").unwrap();
+    assert!(reader.block("ram1").is_none());
+    let mut small = vec![0; 7 * PAGE];
+    let error = block.load(&mut small, Destination::Used).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+    for channels in [0, 256] {
+        let mut right = vec![0; 8 * PAGE];
+        let target = LoadTarget::new(block, &mut right, Destination::Used);
+        let error = LoadOptions::new().channels(channels).load(&mut [target]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+    let other = Reader::open(&path).unwrap();
+    let (mut one, mut two) = (vec![0; 8 * PAGE], vec![0; 8 * PAGE]);
+    let mut targets = [
+        LoadTarget::new(block, &mut one, Destination::Used),
+        LoadTarget::new(&other.blocks()[0], &mut two, Destination::Used),
+    ];
+    assert_eq!(LoadOptions::new().load(&mut targets).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(block.read_at(8 * PAGE as u64 - 1, &mut [0; 2]).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(block.read_at(u64::MAX, &mut [0; 2]).unwrap_err().kind(), ErrorKind::Usage);
+}
+
+#[test]
+fn blocks_that_are_left_out_are_named_and_hold_nothing() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let memory = memory_of(&[3; 8], PAGE);
+    let blocks =
+        vec![RamBlock::left_out("shared", 1 << 30, 1 << 32), RamBlock::new("ram0", &memory).guest_address(0)];
+    SaveOptions::new().save(&path, blocks).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    assert!(reader.layout().configuration().unwrap().has_capability("x-ignore-shared"));
+    let shared = reader.block("shared").unwrap();
+    assert!(shared.is_left_out());
+    assert_eq!(shared.layout().guest_address(), Some(1 << 32));
+    assert_eq!(shared.read_at(0, &mut [0]).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(shared.load(&mut [], Destination::Used).unwrap_err().kind(), ErrorKind::Usage);
+    expect_block(&reader, "ram0", &memory, PAGE, true);
+    assert_eq!(reader.verify(VerifyOptions::new()).unwrap().problems, []);
+}
