@@ -1,4 +1,4 @@
-//! 5. A full disk: ours is an error that names block and offset, and no file is left; QEMU says "completed", and pages are
+//! Group 5: A full disk: ours is an error that names block and offset, and no file is left; QEMU says "completed", and pages are
 //! lost. Our `verify` finds them.
 
 use std::fs;

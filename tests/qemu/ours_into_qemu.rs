@@ -1,4 +1,4 @@
-//! 1. Files of ours, loaded by QEMU: its guest's memory equals the source.
+//! Group 1: Files of ours, loaded by QEMU: its guest's memory equals the source.
 
 use mapped_ram::storage::IoMode;
 use mapped_ram::{RamBlock, SaveOptions, Tail};

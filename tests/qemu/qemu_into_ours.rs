@@ -1,4 +1,4 @@
-//! 2. Files of QEMU's, opened by us: each block equals the guest's memory.
+//! Group 2: Files of QEMU's, opened by us: each block equals the guest's memory.
 
 use std::collections::BTreeMap;
 

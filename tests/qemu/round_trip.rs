@@ -1,4 +1,4 @@
-//! 4. A file of QEMU's, read and written again by us, its tail passed through: QEMU loads it, and the guest runs on.
+//! Group 4: A file of QEMU's, read and written again by us, its tail passed through: QEMU loads it, and the guest runs on.
 
 use mapped_ram::{Destination, LoadOptions, LoadTarget, RamBlock, Reader, SaveOptions, Tail};
 use qemu_harness::{Guest, Qemu, Transfer, boot};

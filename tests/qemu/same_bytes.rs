@@ -1,4 +1,4 @@
-//! 3. Byte for byte: for the same RAM and machine name, our file equals QEMU's from the first RAM block record to the end
+//! Group 3: Byte for byte: for the same RAM and machine name, our file equals QEMU's from the first RAM block record to the end
 //! of the last block's pages, and takes no more room.
 
 use std::fs;

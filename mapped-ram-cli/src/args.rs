@@ -1,0 +1,219 @@
+//! The command line: what can be asked for, and how it is explained.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size;
+
+const EXIT_CODES: &str = "Exit codes:
+  0    all went well
+  1    the content differs (verify --against, compare)
+  2    the command line asks for something that cannot be
+  3    the file is damaged, incomplete, or of a kind that is not read
+  4    the system refused to read or write
+  130  interrupted; no half-written file is left
+
+Sizes and offsets take k, M, G and T behind the number (powers of 1024), or hex (0x1000).";
+
+/// Saves and inspects guests' memory in the file format of QEMU's mapped-ram migration capability.
+#[derive(Debug, Parser)]
+#[command(name = "mapped-ram", version, after_help = EXIT_CODES, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Save RAM files, or a made-up guest, into a file that QEMU loads
+    ///
+    /// The file appears under its name when it is whole and synced; until then an older one stays there. QEMU loads it
+    /// with `-machine none,memory-backend=NAME` (or the machine given here), the capability mapped-ram, and
+    /// `migrate-incoming file:OUT`.
+    #[command(after_help = EXIT_CODES)]
+    Save(SaveArgs),
+    /// Show what a file holds: machine, blocks, pages, devices
+    #[command(after_help = EXIT_CODES)]
+    Info(InfoArgs),
+    /// Check that a file is whole: structure, completeness, content
+    ///
+    /// Reads every page. Pages that are marked present but stand in holes of the file count as lost: a full disk leaves
+    /// such files when QEMU writes them.
+    #[command(after_help = EXIT_CODES)]
+    Verify(VerifyArgs),
+    /// Write the memory of one block, or of all, to sparse raw images
+    #[command(after_help = EXIT_CODES)]
+    Extract(ExtractArgs),
+    /// Write a file anew: without zero pages and stale bytes, device state and all
+    #[command(after_help = EXIT_CODES)]
+    Copy(CopyArgs),
+    /// Compare the memory and the device state of two files
+    #[command(after_help = EXIT_CODES)]
+    Compare(CompareArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SaveArgs {
+    /// A RAM block: its name in the stream, and the file that holds its memory. Everything before the last `=` is the name
+    #[arg(long, value_name = "NAME=FILE", value_parser = NamedFile::parse, required_unless_present = "synthetic")]
+    pub(crate) ram: Vec<NamedFile>,
+    /// Make up a guest of this size instead, with one block `ram0`: partly dense, partly sparse, partly zero
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "ram")]
+    pub(crate) synthetic: Option<u64>,
+    /// The made-up guest is the same for the same seed
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "synthetic")]
+    pub(crate) seed: u64,
+    /// The machine type in the stream
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub(crate) machine: String,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+    /// The target's page size, a power of two
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "4096")]
+    pub(crate) page_size: u64,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WriteArgs {
+    /// How many threads write, 1 to 255 [default: the number of cores, 2 to 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) channels: Option<u8>,
+    /// Write past the page cache (O_DIRECT) where the file system can
+    #[arg(long)]
+    pub(crate) direct_io: bool,
+    /// Whether zero pages are looked for and left out
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = ZeroDetection::On)]
+    pub(crate) zero_detection: ZeroDetection,
+    /// Write the stream from this byte of an existing or new file on, in place: what stands before is kept
+    #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
+    pub(crate) offset: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ZeroDetection {
+    /// Write every page
+    None,
+    /// Leave zero pages out
+    On,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReadArgs {
+    /// The stream begins at this byte of the file [default: 0, or where a libvirt header says]
+    #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
+    pub(crate) offset: Option<u64>,
+    /// The file to read: saved by QEMU, libvirt (`--image-format sparse`) or mapped-ram
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InfoArgs {
+    /// Print JSON for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    /// Compare the block NAME with a raw memory file too
+    #[arg(long, value_name = "NAME=FILE", value_parser = NamedFile::parse)]
+    pub(crate) against: Vec<NamedFile>,
+    /// Take present pages in holes of the file for pages of zeros: for files that were made sparse later
+    #[arg(long)]
+    pub(crate) allow_holes: bool,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("which").required(true)))]
+pub(crate) struct ExtractArgs {
+    /// The block to write
+    #[arg(long, value_name = "NAME", group = "which")]
+    pub(crate) block: Option<String>,
+    /// Write every block, each to a file of its own: its name with odd characters as %XX, and .raw
+    #[arg(long, group = "which")]
+    pub(crate) all: bool,
+    /// The raw image to write, or with --all the folder
+    #[arg(long, short, value_name = "PATH")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CopyArgs {
+    /// The stream begins at this byte of IN [default: 0, or where a libvirt header says]
+    #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
+    pub(crate) in_offset: Option<u64>,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+    /// The file to read
+    #[arg(value_name = "IN")]
+    pub(crate) input: PathBuf,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// One file
+    #[arg(value_name = "A")]
+    pub(crate) one: PathBuf,
+    /// The other
+    #[arg(value_name = "B")]
+    pub(crate) two: PathBuf,
+    /// The stream begins at this byte of A [default: 0, or where a libvirt header says]
+    #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
+    pub(crate) offset_a: Option<u64>,
+    /// The same for B
+    #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
+    pub(crate) offset_b: Option<u64>,
+}
+
+/// A block's name and a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedFile {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+impl NamedFile {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.rsplit_once('=') {
+            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+                Ok(Self { name: name.to_owned(), path: path.into() })
+            }
+            _ => Err(format!("`{text}` is no NAME=FILE")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::{Cli, NamedFile};
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names_hold_anything_but_files_no_equals_sign() {
+        let parsed = NamedFile::parse("/rom@a=b=/tmp/x").unwrap();
+        assert_eq!((parsed.name.as_str(), parsed.path.to_str()), ("/rom@a=b", Some("/tmp/x")));
+        for bad in ["", "=", "x", "=x", "x="] {
+            assert!(NamedFile::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `mapped-ram save`.
+
+use mapped_ram::{RamBlock, Tail};
+
+use super::{interruptible, tell, write_options};
+use crate::args::SaveArgs;
+use crate::exit::{Outcome, Problem};
+use crate::progress;
+use crate::ram_file::RamFile;
+use crate::synthetic;
+
+pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
+    if args.page_size == 0 {
+        return Err(Problem::Usage("--page-size 0: use a power of two, such as 4096".to_owned()));
+    }
+    let cancel = interruptible();
+    let files: Vec<RamFile> =
+        args.ram.iter().map(|named| RamFile::open(named, args.page_size)).collect::<Result<_, _>>()?;
+    let made_up = match args.synthetic {
+        Some(bytes) if bytes == 0 || !bytes.is_multiple_of(args.page_size) => {
+            return Err(Problem::Usage(format!(
+                "--synthetic {bytes}: use a multiple of the page size {} (and not 0)",
+                args.page_size
+            )));
+        }
+        Some(bytes) => Some(synthetic::memory(bytes, args.seed)?),
+        None => None,
+    };
+    let mut blocks: Vec<RamBlock<'_>> = files.iter().map(RamFile::block).collect();
+    blocks.extend(made_up.as_ref().map(|memory| RamBlock::new(synthetic::NAME, memory)));
+
+    let bar = progress::bar("save", 0);
+    let options = write_options(&args.write, &cancel)
+        .machine(args.machine.as_str())
+        .page_size(args.page_size)
+        .progress(progress::callback(&bar));
+    let mut writer = match args.write.offset {
+        Some(_) => options.in_place(&args.out, blocks)?,
+        None => options.create(&args.out, blocks)?,
+    };
+    writer.write_all()?;
+    bar.finish_and_clear();
+    let report = writer.finish(&Tail::minimal())?;
+    tell(&args.out, &args.write, &report);
+    Ok(Outcome::Good)
+}

@@ -1,0 +1,57 @@
+//! How the command ends: exit codes, and the errors behind them.
+
+use std::io;
+use std::path::Path;
+
+use mapped_ram::ErrorKind;
+
+/// All went well.
+pub(crate) const OK: u8 = 0;
+/// Two memories that were compared are not the same.
+pub(crate) const DIFFERS: u8 = 1;
+/// The command line asks for something that cannot be.
+pub(crate) const USAGE: u8 = 2;
+/// The file is damaged, incomplete, or of a kind that is not read.
+pub(crate) const DAMAGED: u8 = 3;
+/// The system refused to read or write.
+pub(crate) const IO: u8 = 4;
+/// A signal ended the command, as shells count it for SIGINT.
+pub(crate) const CANCELLED: u8 = 130;
+
+/// How a command that could be carried out ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Good,
+    Differs,
+    Damaged,
+}
+
+/// Why a command could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Library(#[from] mapped_ram::Error),
+    #[error("{file}: {what}: {source}")]
+    Io { file: String, what: &'static str, source: io::Error },
+}
+
+impl Problem {
+    pub(crate) fn io(path: &Path, what: &'static str, source: io::Error) -> Self {
+        Self::Io { file: path.display().to_string(), what, source }
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => USAGE,
+            Self::Io { .. } => IO,
+            Self::Library(error) => match error.kind() {
+                ErrorKind::Usage => USAGE,
+                ErrorKind::Incomplete | ErrorKind::Damaged | ErrorKind::Unsupported => DAMAGED,
+                ErrorKind::Cancelled => CANCELLED,
+                _ => IO,
+            },
+        }
+    }
+}

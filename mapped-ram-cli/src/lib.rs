@@ -1,1 +1,0 @@
-//! mapped-ram-cli

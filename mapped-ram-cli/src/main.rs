@@ -1,0 +1,57 @@
+//! The command `mapped-ram`: saves guests, and looks into saved ones.
+//!
+//! Here the command line becomes calls of the library, and errors become messages and exit codes. Each command has a
+//! module of its own in `commands`.
+
+#![deny(unsafe_code)]
+
+mod args;
+mod chunks;
+mod commands;
+mod exit;
+mod names;
+mod output;
+mod progress;
+#[expect(unsafe_code, reason = "a mapped file is memory that others may write")]
+mod ram_file;
+mod size;
+mod synthetic;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::exit::{Outcome, Problem};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come as errors too, but are none.
+            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(&cli.command) {
+        Ok(Outcome::Good) => ExitCode::from(exit::OK),
+        Ok(Outcome::Differs) => ExitCode::from(exit::DIFFERS),
+        Ok(Outcome::Damaged) => ExitCode::from(exit::DAMAGED),
+        Err(problem) => {
+            eprintln!("mapped-ram: error: {problem}");
+            ExitCode::from(problem.exit_code())
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<Outcome, Problem> {
+    match command {
+        Command::Save(args) => commands::save::run(args),
+        Command::Info(args) => commands::info::run(args),
+        Command::Verify(args) => commands::verify::run(args),
+        Command::Extract(args) => commands::extract::run(args),
+        Command::Copy(args) => commands::copy::run(args),
+        Command::Compare(args) => commands::compare::run(args),
+    }
+}

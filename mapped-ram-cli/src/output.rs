@@ -1,0 +1,60 @@
+//! Sparse files that appear whole or not at all.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use mapped_ram::storage::{AtomicFile, Storage};
+use mapped_ram::zero::is_zero_slice;
+use mapped_ram::{Block, Cancel};
+
+use crate::chunks;
+use crate::exit::Problem;
+
+/// What is looked at for zeros at a time, in bytes: the block size of the file systems in use, so that every hole that can
+/// be is one.
+const HOLE: usize = 4096;
+
+/// Writes the memory of `block` to a new file at `path`, zeros as holes.
+pub(crate) fn write_block(block: &Block, path: &Path, cancel: &Cancel, bar: &ProgressBar) -> Result<(), Problem> {
+    let fail = |what| move |error| Problem::io(path, what, error);
+    let mut storage = AtomicFile::create(path).map_err(fail("create the file"))?;
+    storage.set_len(block.used_length()).map_err(fail("set the file's length"))?;
+    let file = File::from(storage.as_fd().try_clone_to_owned().map_err(fail("open the file once more"))?);
+    chunks::for_each(block.used_length(), cancel, bar, |offset, length| {
+        if !chunks::any_present(block, offset, length as u64)? {
+            return Ok(());
+        }
+        let mut bytes = vec![0; length];
+        block.read_at(offset, &mut bytes)?;
+        write_used(&file, &bytes, offset).map_err(fail("write the memory"))
+    })?;
+    storage.sync().map_err(fail("make the file durable"))?;
+    storage.publish(true).map_err(fail("give the finished file its name"))?;
+    Ok(())
+}
+
+/// Writes what is not zero of `bytes` at `offset`, in runs.
+fn write_used(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    let mut start = 0;
+    let mut at = 0;
+    let flush = |from: usize, to: usize| {
+        if from < to { file.write_all_at(&bytes[from..to], offset + from as u64) } else { Ok(()) }
+    };
+    for piece in bytes.chunks(HOLE) {
+        if is_zero_slice(piece) {
+            flush(start, at)?;
+            start = at + piece.len();
+        }
+        at += piece.len();
+    }
+    flush(start, at)
+}
+
+/// Makes sure that `path` is a directory.
+pub(crate) fn make_dir(path: &Path) -> Result<PathBuf, Problem> {
+    std::fs::create_dir_all(path).map_err(|error| Problem::io(path, "create the directory", error))?;
+    Ok(path.to_owned())
+}

@@ -1,0 +1,79 @@
+//! A made-up guest: memory that is partly dense, partly sparse, partly zero, the same for the same seed.
+//!
+//! The memory is made in pieces of 1 MiB, each from a generator of its own, so that they can be filled by many threads and
+//! still come out the same. Of ten pieces in a row, the first four are dense, the next three hold runs and gaps of 1 to 16
+//! pages, and the last three are zero.
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rayon::prelude::*;
+
+use crate::exit::Problem;
+
+const PIECE: usize = 1 << 20;
+const PAGE: usize = 4096;
+
+/// The name of the made-up guest's only block: what QEMU calls `-object memory-backend-ram,id=ram0`.
+pub(crate) const NAME: &str = "ram0";
+
+/// `bytes` bytes of memory for `seed`.
+pub(crate) fn memory(bytes: u64, seed: u64) -> Result<Vec<u8>, Problem> {
+    let refuse = || Problem::Usage(format!("--synthetic: this machine has no room for {bytes} bytes of memory"));
+    let length = usize::try_from(bytes).map_err(|_| refuse())?;
+    // Asked for first where refusal is an error; the memory itself must come zeroed from the system, untouched.
+    let mut room = Vec::<u8>::new();
+    room.try_reserve_exact(length).map_err(|_| refuse())?;
+    drop(room);
+    let mut memory = vec![0; length];
+    memory.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| fill(piece, index, seed));
+    Ok(memory)
+}
+
+fn fill(piece: &mut [u8], index: usize, seed: u64) {
+    // The increment is odd, so that no two pieces of one guest share a generator.
+    let mix = (index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add(mix));
+    match index % 10 {
+        0..4 => random.fill_bytes(piece),
+        4..7 => {
+            let mut at = 0;
+            while at < piece.len() {
+                let end = (at + random.random_range(1..=16) * PAGE).min(piece.len());
+                random.fill_bytes(&mut piece[at..end]);
+                at = end + random.random_range(1..=16) * PAGE;
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PIECE, memory};
+
+    #[test]
+    fn the_same_seed_gives_the_same_guest_and_another_seed_another() {
+        let one = memory(20 << 20, 1).unwrap();
+        assert!(one == memory(20 << 20, 1).unwrap());
+        assert!(one != memory(20 << 20, 2).unwrap());
+        // A longer guest begins like a shorter one.
+        assert!(memory(25 << 20, 1).unwrap()[..20 << 20] == one);
+    }
+
+    #[test]
+    fn parts_are_dense_sparse_and_zero() {
+        let memory = memory(10 << 20, 5).unwrap();
+        let used: Vec<usize> = memory
+            .chunks(PIECE)
+            .map(|piece| piece.chunks(4096).filter(|page| page.iter().any(|byte| *byte != 0)).count())
+            .collect();
+        assert!(used[..4].iter().all(|used| *used == 256), "{used:?}");
+        assert!(used[4..7].iter().all(|used| (32..224).contains(used)), "{used:?}");
+        assert!(used[7..].iter().all(|used| *used == 0), "{used:?}");
+    }
+
+    #[test]
+    fn a_guest_that_no_machine_has_room_for_is_refused() {
+        assert!(memory(u64::MAX, 0).is_err());
+    }
+}
