@@ -1,6 +1,8 @@
 //! What the tests share: streams in memory, and generators of plans.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part")]
 
+pub(crate) mod spoiled;
+
 use mapped_ram_format::tail::{Device, TailBuilder};
 use mapped_ram_format::{BlockPlan, Configuration, IGNORE_SHARED, Layout, LayoutPlan, Need};
 use proptest::collection::{btree_set, vec};
