@@ -40,6 +40,17 @@ proptest! {
     }
 
     #[test]
+    fn a_longer_tail_that_stood_there_before_is_not_mistaken(
+        devices in plain_devices(), old in plain_devices(), more in 0usize..50,
+    ) {
+        let bytes = TailBuilder::with_section(2, 4096).devices(devices).build().unwrap();
+        let mut file = TailBuilder::with_section(2, 4096).devices(old).build().unwrap();
+        file.splice(0..0, vec![0xee; (bytes.len() + more).saturating_sub(file.len())]);
+        file[..bytes.len()].copy_from_slice(&bytes);
+        prop_assert_eq!(Tail::parse(&file), Tail::parse(&bytes));
+    }
+
+    #[test]
     fn a_tail_cut_anywhere_is_incomplete(devices in plain_devices(), at in any::<Index>()) {
         let bytes = TailBuilder::with_section(2, 4096).devices(devices).build().unwrap();
         let cut = &bytes[..at.index(bytes.len())];

@@ -93,10 +93,25 @@ impl Tail {
     /// [`DecodeError`], with offsets from the tail's first byte, if a section does not end in its footer, or if the
     /// description is no JSON or names a device that has no section.
     pub fn parse(bytes: &[u8]) -> Result<Self, DecodeError> {
-        // Usually the description ends where the file does, and then it can be had before the sections.
-        if let Some((mark, range)) = description_at_end(bytes) {
-            return Walk::with_description(bytes, mark, range);
+        // Usually the description ends where the file does, and then it can be had before the sections. But a longer
+        // stream that stood here before may have left its own there: only if all agrees is it this stream's.
+        let agrees = |result: &Result<Self, DecodeError>| {
+            result.as_ref().is_ok_and(|tail| tail.devices.iter().all(DeviceSection::is_described))
+        };
+        let at_end =
+            description_at_end(bytes).map(|(mark, range)| Walk::with_description(bytes, mark, range));
+        match at_end {
+            Some(backward) if agrees(&backward) => backward,
+            Some(backward) => {
+                let forward = Self::parse_forward(bytes);
+                if agrees(&forward) || backward.is_err() && forward.is_ok() { forward } else { backward }
+            }
+            None => Self::parse_forward(bytes),
         }
+    }
+
+    /// Finds the end of the stream by the footers alone, then looks again with the description that stands there.
+    fn parse_forward(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (tail, mark) = Walk::new(bytes, None, None).run()?;
         match tail.description {
             Some(range) => Walk::with_description(bytes, mark, range),

@@ -1,6 +1,8 @@
 //! What the tests share: streams in memory, and generators of plans.
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part")]
 
+pub(crate) mod spoiled;
+
 use mapped_ram_format::tail::{Device, TailBuilder};
 use mapped_ram_format::{BlockPlan, Configuration, IGNORE_SHARED, Layout, LayoutPlan, Need};
 use proptest::collection::{btree_set, vec};
@@ -160,11 +162,11 @@ pub(crate) fn devices() -> impl Strategy<Value = Vec<Device>> {
     })
 }
 
-/// Devices whose state holds nothing that could be taken for a footer.
+/// Devices whose state holds nothing that could be taken for a footer or a description.
 pub(crate) fn plain_devices() -> impl Strategy<Value = Vec<Device>> {
     devices().prop_map(|mut devices| {
         let bytes = devices.iter_mut().flat_map(|device| &mut device.data);
-        bytes.filter(|byte| **byte == 0x7e).for_each(|byte| *byte = 0x7f);
+        bytes.filter(|byte| matches!(**byte, 0x7e | b'{')).for_each(|byte| *byte = 0x7f);
         devices
     })
 }
