@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use mapped_ram::storage::{AtomicFile, Storage};
-use mapped_ram::zero::is_zero_slice;
+use mapped_ram::zero::Detector;
 use mapped_ram::{Block, Cancel};
 
 use crate::chunks;
@@ -18,7 +18,12 @@ use crate::exit::Problem;
 const HOLE: usize = 4096;
 
 /// Writes the memory of `block` to a new file at `path`, zeros as holes.
-pub(crate) fn write_block(block: &Block, path: &Path, cancel: &Cancel, bar: &ProgressBar) -> Result<(), Problem> {
+pub(crate) fn write_block(
+    block: &Block,
+    path: &Path,
+    cancel: &Cancel,
+    bar: &ProgressBar,
+) -> Result<(), Problem> {
     let fail = |what| move |error| Problem::io(path, what, error);
     let mut storage = AtomicFile::create(path).map_err(fail("create the file"))?;
     storage.set_len(block.used_length()).map_err(fail("set the file's length"))?;
@@ -38,13 +43,14 @@ pub(crate) fn write_block(block: &Block, path: &Path, cancel: &Cancel, bar: &Pro
 
 /// Writes what is not zero of `bytes` at `offset`, in runs.
 fn write_used(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    let detector = Detector::best();
     let mut start = 0;
     let mut at = 0;
     let flush = |from: usize, to: usize| {
         if from < to { file.write_all_at(&bytes[from..to], offset + from as u64) } else { Ok(()) }
     };
     for piece in bytes.chunks(HOLE) {
-        if is_zero_slice(piece) {
+        if detector.is_zero_slice(piece) {
             flush(start, at)?;
             start = at + piece.len();
         }

@@ -23,7 +23,8 @@ impl RamFile {
     pub(crate) fn open(named: &NamedFile, page_size: u64) -> Result<Self, Problem> {
         let path = &named.path;
         let file = open_regular(path)?;
-        let length = file.metadata().map_err(|error| Problem::io(path, "ask for the file's length", error))?.len();
+        let length =
+            file.metadata().map_err(|error| Problem::io(path, "ask for the file's length", error))?.len();
         if length == 0 || !length.is_multiple_of(page_size) {
             return Err(Problem::Usage(format!(
                 "--ram {}={}: the file has {length} bytes, which is no multiple of the page size {page_size} (and not 0)",

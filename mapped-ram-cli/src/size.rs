@@ -28,7 +28,9 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
 }
 
 fn explain(text: &str) -> String {
-    format!("`{text}` is no size: use a whole number, with k, M, G or T behind it if you like (64M), or hex (0x1000)")
+    format!(
+        "`{text}` is no size: use a whole number, with k, M, G or T behind it if you like (64M), or hex (0x1000)"
+    )
 }
 
 fn too_large(text: &str) -> String {
@@ -67,7 +69,22 @@ mod tests {
 
     #[test]
     fn what_is_no_size() {
-        for text in ["", "k", "-1", "+1", "1.5G", "1 M", "1MM", "1MiB", "0x", "0xg", "0x1k", "1é", "16777216T", "99999999999999999999"] {
+        for text in [
+            "",
+            "k",
+            "-1",
+            "+1",
+            "1.5G",
+            "1 M",
+            "1MM",
+            "1MiB",
+            "0x",
+            "0xg",
+            "0x1k",
+            "1é",
+            "16777216T",
+            "99999999999999999999",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert_eq!(parse("16777215T"), Ok(16_777_215 << 40));

@@ -18,7 +18,8 @@ pub(crate) const NAME: &str = "ram0";
 
 /// `bytes` bytes of memory for `seed`.
 pub(crate) fn memory(bytes: u64, seed: u64) -> Result<Vec<u8>, Problem> {
-    let refuse = || Problem::Usage(format!("--synthetic: this machine has no room for {bytes} bytes of memory"));
+    let refuse =
+        || Problem::Usage(format!("--synthetic: this machine has no room for {bytes} bytes of memory"));
     let length = usize::try_from(bytes).map_err(|_| refuse())?;
     // Asked for first where refusal is an error; the memory itself must come zeroed from the system, untouched.
     let mut room = Vec::<u8>::new();

@@ -167,6 +167,16 @@ impl Block {
 
     fn read_bitmap(&self) -> Result<PageBitmap> {
         self.check_held()?;
+        if !self.layout().has_room_for(self.encoding.word) {
+            return Err(Error::Unsupported {
+                file: self.shared.file.clone(),
+                what: format!(
+                    "block `{}`: its bitmap has no room for words of 64 bits; the file was written by a 32-bit host, say \
+                     so when opening it",
+                    self.idstr()
+                ),
+            });
+        }
         let pages = self.pages();
         let count = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
         // A sparse file may claim any length: ask for the room first, where refusal is an error and not an abort.

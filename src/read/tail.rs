@@ -66,6 +66,7 @@ impl Reader {
     }
 
     pub(super) fn parse_tail(&self, bytes: &[u8]) -> Result<Tail> {
-        Tail::parse(bytes).map_err(|error| self.shared().decode_error(error))
+        let start = self.layout().tail_offset();
+        Tail::parse(bytes).map_err(|error| self.shared().decode_error(error.shifted(start)))
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::progress::{Callback, Meter, Progress};
 use crate::storage::IoMode;
 use crate::transfer::read_slice;
-use crate::zero::is_zero_slice;
+use crate::zero::Detector;
 
 /// What is looked at.
 #[must_use = "options do nothing until `verify` is called"]
@@ -218,7 +218,7 @@ impl Reader {
             Ok(tail) => report.devices = tail.devices().len(),
             Err(Error::Decode { source, .. }) => report.problems.push(Problem {
                 block: None,
-                offset: start + source.offset(),
+                offset: source.offset(),
                 what: format!("the tail (end of the RAM section, devices, vmdescription): {source}"),
             }),
             Err(other) => return Err(other),
@@ -284,6 +284,7 @@ impl Worker for VerifyWorker {
 
     fn run(&mut self, batch: VerifyBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
         let VerifyBatch { name, present, page_size, pages_offset, pages, zeros } = batch;
+        let detector = Detector::best();
         self.buffer.resize(to_usize(CHUNK), 0);
         let mut read = 0;
         for run in present.runs_within(pages.clone()) {
@@ -294,7 +295,7 @@ impl Worker for VerifyWorker {
                 let bytes = &mut self.buffer[..to_usize(CHUNK.min(end - at))];
                 read_slice(context, &mut *self.channel, &name, bytes, pages_offset + at)?;
                 for piece in bytes.chunks(to_usize(page_size.min(CHUNK))) {
-                    page_is_zero &= is_zero_slice(piece);
+                    page_is_zero &= detector.is_zero_slice(piece);
                     at += to_u64(piece.len());
                     if at.is_multiple_of(page_size) {
                         zeros.fetch_add(u64::from(page_is_zero), Ordering::Relaxed);

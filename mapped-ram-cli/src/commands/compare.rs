@@ -104,7 +104,9 @@ impl Tally {
     pub(super) fn say(&self) -> String {
         match self.pages.load(Ordering::Relaxed) {
             0 => "the same".to_owned(),
-            pages => format!("{pages} pages differ, the first at offset {:#x}", self.first.load(Ordering::Relaxed)),
+            pages => {
+                format!("{pages} pages differ, the first at offset {:#x}", self.first.load(Ordering::Relaxed))
+            }
         }
     }
 }

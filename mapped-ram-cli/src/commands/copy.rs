@@ -22,7 +22,9 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
             let name = block.layout().idstr_bytes();
             match (block.is_left_out(), block.layout().guest_address()) {
                 (true, address) => RamBlock::left_out(name, block.used_length(), address.unwrap_or(0)),
-                (false, Some(address)) => RamBlock::detached(name, block.used_length()).guest_address(address),
+                (false, Some(address)) => {
+                    RamBlock::detached(name, block.used_length()).guest_address(address)
+                }
                 (false, None) => RamBlock::detached(name, block.used_length()),
             }
         })
@@ -60,11 +62,14 @@ fn copy_block(
         if any_present(block, offset, length)? {
             let room = usize::try_from(length).unwrap_or(usize::MAX);
             if buffer.try_reserve_exact(room).is_err() {
-                return Err(Problem::Usage(format!("pages of {length} bytes do not fit into this machine's memory")));
+                return Err(Problem::Usage(format!(
+                    "pages of {length} bytes do not fit into this machine's memory"
+                )));
             }
             buffer.clear();
             buffer.resize(room, 0);
-            let pieces = std::sync::Mutex::new(buffer.chunks_mut(usize::try_from(chunks::CHUNK).unwrap_or(1 << 20)));
+            let pieces =
+                std::sync::Mutex::new(buffer.chunks_mut(usize::try_from(chunks::CHUNK).unwrap_or(1 << 20)));
             let hidden = ProgressBar::hidden();
             let start = offset;
             let next = std::sync::atomic::AtomicU64::new(0);

@@ -88,7 +88,12 @@ fn print(reader: &Reader) -> Result<(), Problem> {
     println!("{:<28} {:>12} {:>12} {:>12} {:>16}", "BLOCK", "SIZE", "PAGES", "PRESENT", "PAGES AT");
     for block in reader.blocks() {
         if block.is_left_out() {
-            println!("{:<28} {:>12} {:>12}     left out", block.idstr(), show(block.used_length()), block.pages());
+            println!(
+                "{:<28} {:>12} {:>12}     left out",
+                block.idstr(),
+                show(block.used_length()),
+                block.pages()
+            );
             continue;
         }
         println!(
@@ -104,7 +109,13 @@ fn print(reader: &Reader) -> Result<(), Problem> {
     let devices = reader.devices()?;
     println!("tail        at offset {:#x}, {} devices", layout.tail_offset(), devices.len());
     for device in devices {
-        println!("  {} (instance {}, version {}): {} bytes", device.name, device.instance, device.version, device.data.len());
+        println!(
+            "  {} (instance {}, version {}): {} bytes",
+            device.name,
+            device.instance,
+            device.version,
+            device.data.len()
+        );
     }
     Ok(())
 }

@@ -66,7 +66,10 @@ fn tell(out: &Path, args: &WriteArgs, report: &SaveReport) {
     let totals = report.totals();
     let time = report.write_time + report.sync_time;
     if args.direct_io && report.io_mode == IoMode::Buffered {
-        eprintln!("mapped-ram: note: the file system of {} has no O_DIRECT; wrote through the page cache", out.display());
+        eprintln!(
+            "mapped-ram: note: the file system of {} has no O_DIRECT; wrote through the page cache",
+            out.display()
+        );
     }
     println!(
         "{}: {} of guest memory, {} pages written, {} zero; {:.2} s ({:.2} s to write, {:.2} s to sync)",

@@ -41,7 +41,10 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
 
 fn tell(reader: &Reader, report: &VerifyReport) {
     for block in &report.blocks {
-        println!("{}: {} pages, {} present, {} of those zero", block.idstr, block.pages, block.present, block.present_zero);
+        println!(
+            "{}: {} pages, {} present, {} of those zero",
+            block.idstr, block.pages, block.present, block.present_zero
+        );
     }
     println!("tail: {} bytes, {} devices", report.tail_bytes, report.devices);
     for problem in &report.problems {
@@ -57,7 +60,8 @@ fn is_same(reader: &Reader, named: &NamedFile, cancel: &Cancel) -> Result<bool, 
     let block = find_block(reader, &named.name)?;
     let path = &named.path;
     let file = open_regular(path)?;
-    let length = file.metadata().map_err(|error| Problem::io(path, "ask for the file's length", error))?.len();
+    let length =
+        file.metadata().map_err(|error| Problem::io(path, "ask for the file's length", error))?.len();
     if length != block.used_length() {
         println!("{}: {} bytes, {} has {length}: differs", named.name, block.used_length(), path.display());
         return Ok(false);
