@@ -1,4 +1,5 @@
-//! Boot sectors that keep a guest's memory moving, assembled by hand. 16-bit real mode, loaded at 0x7c00.
+//! Programs that keep a guest's memory moving, assembled by hand: 16-bit real mode, at any address, for every jump is
+//! relative. Each is a boot sector; [`firmware`] makes it run where there is nothing to boot from.
 
 /// Where both programs count their steps: four bytes, little-endian, physical.
 pub const COUNTER: u64 = 0x5000;
@@ -49,6 +50,18 @@ pub fn zeroing() -> Vec<u8> {
         0xBB, 0x00, 0x10, // mov bx, 0x1000
         0xEB, 0xDD, // jmp next
     ])
+}
+
+/// A whole firmware that runs `sector` and nothing else, for `GuestBuilder::firmware`: machines without a disk to boot
+/// from, such as `microvm`, and no firmware of QEMU's in between.
+pub fn firmware(sector: &[u8]) -> Vec<u8> {
+    // The last 64 KiB below 4 GiB, which the processor's first code segment is.
+    let mut image = sector.to_vec();
+    image.resize(0xFFF0, 0);
+    // The reset vector. jmp 0
+    image.extend([0xE9, 0x0D, 0x00]);
+    image.resize(0x1_0000, 0);
+    image
 }
 
 fn sector(code: &[u8]) -> Vec<u8> {

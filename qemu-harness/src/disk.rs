@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount, umount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Left to the system if something still has it open.
-        let _ = umount(self.dir.path());
+        // Detached even while something has it open, so that a test that fails leaves no mount behind.
+        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
     }
 }

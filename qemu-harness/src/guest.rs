@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,6 +18,9 @@ use crate::qemu::Qemu;
 /// How long QEMU may take to come up, or to carry out a command, on a machine that is busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How often QEMU is asked what it has no simple way to say by itself.
+pub(crate) const POLL: Duration = Duration::from_millis(2);
+
 type Client = qapi::Qmp<qapi::Stream<BufReader<UnixStream>, UnixStream>>;
 
 /// What a guest is made of.
@@ -29,6 +32,7 @@ pub struct GuestBuilder {
     memory: u64,
     ram_file: Option<PathBuf>,
     boot_sector: Option<Vec<u8>>,
+    firmware: Option<Vec<u8>>,
     paused: bool,
     incoming: bool,
     args: Vec<String>,
@@ -57,6 +61,12 @@ impl GuestBuilder {
     /// What the guest boots: 512 bytes, see [`crate::boot`].
     pub fn boot_sector(mut self, sector: Vec<u8>) -> Self {
         self.boot_sector = Some(sector);
+        self
+    }
+
+    /// What the guest runs in place of QEMU's firmware, see [`crate::boot::firmware`].
+    pub fn firmware(mut self, image: Vec<u8>) -> Self {
+        self.firmware = Some(image);
         self
     }
 
@@ -100,18 +110,23 @@ impl GuestBuilder {
         let mut machine = self.machine.clone();
         if let Some(ram) = &self.ram_file {
             machine.push_str(",memory-backend=ram0");
-            let ram = ram.display();
+            let ram = option_value(ram);
             let object = format!("memory-backend-file,id=ram0,mem-path={ram},share=on,size={}", self.memory);
             command.args(["-object", &object]);
         }
         command.args(["-machine", &machine, "-m", &format!("{}k", self.memory >> 10)]);
-        command.arg("-chardev").arg(format!("socket,id=qmp,path={}", dir.join("qmp").display()));
+        command.arg("-chardev").arg(format!("socket,id=qmp,path={}", option_value(&dir.join("qmp"))));
         command.args(["-mon", "chardev=qmp,mode=control"]);
         if let Some(sector) = &self.boot_sector {
             let image = dir.join("boot.img");
             fs::write(&image, sector)?;
             File::options().write(true).open(&image)?.set_len(1 << 20)?;
-            command.arg("-drive").arg(format!("file={},format=raw,if=ide,snapshot=on", image.display()));
+            command.arg("-drive").arg(format!("file={},format=raw,if=ide,snapshot=on", option_value(&image)));
+        }
+        if let Some(image) = &self.firmware {
+            let path = dir.join("firmware.img");
+            fs::write(&path, image)?;
+            command.arg("-bios").arg(path);
         }
         if self.paused {
             command.arg("-S");
@@ -156,6 +171,11 @@ impl GuestBuilder {
     }
 }
 
+/// A path as part of one of QEMU's comma-separated options.
+fn option_value(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
 /// Waits until QEMU connects, or ends.
 fn accept(listener: &UnixListener, child: &mut Child) -> Result<UnixStream> {
     let deadline = Instant::now() + PATIENCE;
@@ -190,6 +210,7 @@ impl Guest {
             memory: 64 << 20,
             ram_file: None,
             boot_sector: None,
+            firmware: None,
             paused: true,
             incoming: false,
             args: Vec::new(),
@@ -203,8 +224,14 @@ impl Guest {
     /// What QEMU answers, and what it said on stderr.
     pub fn execute<C: qapi::Command>(&mut self, command: &C) -> Result<C::Ok> {
         self.client.execute(command).map_err(|error| {
-            let status = self.child.try_wait().ok().flatten();
-            let ended = status.map_or(String::new(), |status| format!(" (QEMU ended with {status})"));
+            let ended = match &error {
+                // The socket is closed a little before the process is gone.
+                qapi::ExecuteError::Io(_) => match self.wait_for_end(Duration::from_secs(10)) {
+                    Some(status) => format!(" (QEMU ended with {status})"),
+                    None => " (QEMU has not ended)".to_owned(),
+                },
+                _ => String::new(),
+            };
             Error::new(format!("{}: {error}{ended}\n{}", C::NAME, self.stderr()))
         })
     }
@@ -214,11 +241,36 @@ impl Guest {
         fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
+    fn wait_for_end(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(POLL),
+                over => return over.ok().flatten(),
+            }
+        }
+    }
+
+    /// Asks `is_so` of the guest until it is; `what` names it where it never is.
+    ///
+    /// # Errors
+    /// What `is_so` returns; when it is not so after some minutes.
+    pub fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> Result<bool>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(self)? {
+            if Instant::now() > deadline {
+                return Err(Error::new(format!("still not so: {what}\n{}", self.stderr())));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// How QEMU ended, once it has.
     ///
     /// # Errors
     /// What the system says.
-    pub fn ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)
     }
 

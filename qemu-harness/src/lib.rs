@@ -14,9 +14,11 @@ mod guest;
 mod migration;
 pub mod pattern;
 mod qemu;
+mod ram_block;
 
 pub use disk::SmallDisk;
 pub use error::{Error, Result};
 pub use guest::{Guest, GuestBuilder};
 pub use migration::{Migration, Transfer};
 pub use qemu::Qemu;
+pub use ram_block::RamBlock;

@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 use qapi::qmp;
 
 use crate::error::{Error, Result};
-use crate::guest::{Guest, PATIENCE};
-
-/// How often QEMU is asked whether it is done: it has no other way to say so that is as simple.
-const POLL: Duration = Duration::from_millis(2);
+use crate::guest::{Guest, PATIENCE, POLL};
 
 /// How a guest is saved or loaded.
 #[derive(Clone, Debug, Default)]

@@ -22,8 +22,14 @@ impl Qemu {
     /// # Errors
     /// When it cannot be run, or is older than 9.0.
     pub fn find() -> Result<Self> {
-        let program =
-            env::var_os("MAPPED_RAM_QEMU").map_or_else(|| "qemu-system-x86_64".into(), PathBuf::from);
+        Self::at(env::var_os("MAPPED_RAM_QEMU").map_or_else(|| "qemu-system-x86_64".into(), PathBuf::from))
+    }
+
+    /// This program.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn at(program: PathBuf) -> Result<Self> {
         let output = Command::new(&program)
             .arg("--version")
             .output()
@@ -69,5 +75,21 @@ impl Qemu {
     /// Its version, such as `10.0.2`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_or_missing_program_is_an_error() {
+        // A program that states its version as QEMU does, and is below 9.
+        let old = Qemu::at("bash".into()).unwrap_err().to_string();
+        assert!(old.contains("bash is version `") && old.contains("needs 9.0 or later"), "{old}");
+        let silent = Qemu::at("true".into()).unwrap_err().to_string();
+        assert!(silent.contains("needs 9.0 or later"), "{silent}");
+        let missing = Qemu::at("/no/such/qemu".into()).unwrap_err().to_string();
+        assert!(missing.contains("/no/such/qemu cannot be run"), "{missing}");
     }
 }
