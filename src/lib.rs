@@ -52,6 +52,8 @@ pub mod storage;
 mod transfer;
 #[expect(unsafe_code, reason = "looks at memory that a guest may be writing")]
 pub mod zero;
+#[expect(unsafe_code, reason = "the standard library has no fallible zeroed memory")]
+mod zeroed;
 
 pub use mapped_ram_format as format;
 pub use mapped_ram_format::tail::Device;

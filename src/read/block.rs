@@ -11,6 +11,7 @@ use super::reader::Shared;
 use crate::bitmap::PageBitmap;
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
+use crate::zeroed::try_zeroed;
 
 /// How much of a bitmap is read and decoded at a time, in bytes.
 const WINDOW: u64 = 64 << 10;
@@ -179,16 +180,12 @@ impl Block {
         }
         let pages = self.pages();
         let count = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
-        // A sparse file may claim any length: ask for the room first, where refusal is an error and not an abort.
-        let mut room = Vec::<u64>::new();
-        if room.try_reserve_exact(count).is_err() {
+        let Some(mut words) = try_zeroed(count) else {
             return Err(Error::Unsupported {
                 file: self.shared.file.clone(),
                 what: format!("block `{}` of {pages} pages: no memory for its bitmap", self.idstr()),
             });
-        }
-        drop(room);
-        let mut words = vec![0; count];
+        };
         let encoding = self.encoding;
         self.for_each_window(|first_page, bytes| {
             let first = to_usize(first_page / 64);

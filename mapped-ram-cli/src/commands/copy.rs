@@ -15,6 +15,8 @@ const WINDOW: u64 = 32 << 20;
 pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let reader = open(&args.input, args.in_offset)?;
+    // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
+    reader.devices()?;
     let blocks = reader
         .blocks()
         .iter()

@@ -1,0 +1,24 @@
+//! Zeroed memory that may be refused.
+//!
+//! A bitmap's length comes from a file's header. Memory for it must come from the system zeroed and untouched, so that a
+//! huge, mostly empty one takes address space only; and where even that is refused, it must be an error, not the end of the
+//! process. The standard library has either, not both.
+
+use std::alloc::{Layout, alloc_zeroed};
+
+/// `count` zeros, or `None` if the system has no room for them.
+pub(crate) fn try_zeroed(count: usize) -> Option<Vec<u64>> {
+    let layout = Layout::array::<u64>(count).ok()?;
+    if layout.size() == 0 {
+        return Some(Vec::new());
+    }
+    // SAFETY: the layout is not of size 0.
+    let start = unsafe { alloc_zeroed(layout) };
+    if start.is_null() {
+        return None;
+    }
+    #[expect(clippy::same_length_and_capacity, reason = "the allocation above is of `count` words")]
+    // SAFETY: allocated by the global allocator with the layout of `count` words, all of them initialised: zeros.
+    let words = unsafe { Vec::from_raw_parts(start.cast(), count, count) };
+    Some(words)
+}
