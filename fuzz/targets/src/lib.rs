@@ -1,0 +1,35 @@
+//! What the fuzzers call, one function a target.
+//!
+//! They are plain functions of a plain crate, so that `cargo test` replays every committed seed and every crash that was
+//! ever found, without a fuzzer. Each panics when a promise is broken.
+
+#![deny(unsafe_code)]
+#![expect(clippy::missing_panics_doc, reason = "a panic is how a target says that a promise is broken")]
+
+#[expect(unsafe_code, reason = "an allocator that counts")]
+mod allocator;
+#[expect(unsafe_code, reason = "a channel copies raw memory")]
+mod disk;
+mod reader;
+#[expect(unsafe_code, reason = "a guest writes its memory while it is saved")]
+mod save_load;
+mod slicer;
+mod stream;
+
+pub use reader::reader;
+pub use save_load::save_load;
+pub use slicer::slicer;
+pub use stream::{libvirt, stream, tail};
+
+/// What a fuzzer calls with each input.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("stream", stream),
+    ("libvirt", libvirt),
+    ("tail", tail),
+    ("slicer", slicer),
+    ("save_load", save_load),
+    ("reader", reader),
+];
