@@ -230,7 +230,7 @@ impl Guest {
                     Some(status) => format!(" (QEMU ended with {status})"),
                     None => " (QEMU has not ended)".to_owned(),
                 },
-                _ => String::new(),
+                qapi::ExecuteError::Qapi(_) => String::new(),
             };
             Error::new(format!("{}: {error}{ended}\n{}", C::NAME, self.stderr()))
         })
