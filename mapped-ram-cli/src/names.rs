@@ -25,6 +25,10 @@ pub(crate) fn file_name(idstr: &[u8], index: usize) -> String {
             let _ = write!(name, "%{byte:02X}");
         }
     }
+    if name.is_empty() {
+        // No other name is a lone `%`.
+        name.push('%');
+    }
     let mark = format!("~{index}");
     if name.len() + SUFFIX.len() > NAME_MAX {
         // All of it is ASCII, so it can be cut anywhere; the mark keeps cut names apart.
@@ -58,7 +62,9 @@ mod tests {
             let names: BTreeSet<String> =
                 idstrs.iter().enumerate().map(|(index, idstr)| file_name(idstr, index)).collect();
             prop_assert_eq!(names.len(), idstrs.len());
-            names.iter().for_each(|name| expect_inside(name));
+            for name in &names {
+                expect_inside(name);
+            }
         }
     }
 
@@ -71,7 +77,7 @@ mod tests {
             ("../../etc/passwd", "%2E.%2F..%2Fetc%2Fpasswd.raw"),
             ("..", "%2E..raw"),
             (".", "%2E.raw"),
-            ("", ".raw"),
+            ("", "%.raw"),
         ] {
             assert_eq!(file_name(idstr.as_bytes(), 0), expected);
         }

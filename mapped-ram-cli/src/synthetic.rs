@@ -4,6 +4,7 @@
 //! still come out the same. Of ten pieces in a row, the first four are dense, the next three hold runs and gaps of 1 to 16
 //! pages, and the last three are zero.
 
+use memmap2::MmapMut;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rayon::prelude::*;
@@ -16,16 +17,13 @@ const PAGE: usize = 4096;
 /// The name of the made-up guest's only block: what QEMU calls `-object memory-backend-ram,id=ram0`.
 pub(crate) const NAME: &str = "ram0";
 
-/// `bytes` bytes of memory for `seed`.
-pub(crate) fn memory(bytes: u64, seed: u64) -> Result<Vec<u8>, Problem> {
+/// `bytes` bytes of memory for `seed`: a mapping of its own, as a guest's memory is, aligned to pages, zero, and untouched
+/// where nothing is written.
+pub(crate) fn memory(bytes: u64, seed: u64) -> Result<MmapMut, Problem> {
     let refuse =
         || Problem::Usage(format!("--synthetic: this machine has no room for {bytes} bytes of memory"));
     let length = usize::try_from(bytes).map_err(|_| refuse())?;
-    // Asked for first where refusal is an error; the memory itself must come zeroed from the system, untouched.
-    let mut room = Vec::<u8>::new();
-    room.try_reserve_exact(length).map_err(|_| refuse())?;
-    drop(room);
-    let mut memory = vec![0; length];
+    let mut memory = MmapMut::map_anon(length).map_err(|_| refuse())?;
     memory.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| fill(piece, index, seed));
     Ok(memory)
 }
@@ -55,10 +53,10 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_guest_and_another_seed_another() {
         let one = memory(20 << 20, 1).unwrap();
-        assert!(one == memory(20 << 20, 1).unwrap());
-        assert!(one != memory(20 << 20, 2).unwrap());
+        assert!(one[..] == memory(20 << 20, 1).unwrap()[..]);
+        assert!(one[..] != memory(20 << 20, 2).unwrap()[..]);
         // A longer guest begins like a shorter one.
-        assert!(memory(25 << 20, 1).unwrap()[..20 << 20] == one);
+        assert!(memory(25 << 20, 1).unwrap()[..20 << 20] == one[..]);
     }
 
     #[test]

@@ -43,6 +43,10 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod builder;
 mod cancel;
 #[expect(unsafe_code, reason = "the trait's methods take raw memory")]

@@ -16,13 +16,12 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     let two = open(&args.two, args.offset_b)?;
     let mut same = true;
     for block in one.blocks() {
-        same &= match of_same_name(&two, block) {
-            Some(other) => compare_blocks(block, other, &cancel)?,
-            None => {
-                println!("{}: only in {}", block.idstr(), one.file());
-                false
-            }
-        };
+        if let Some(other) = of_same_name(&two, block) {
+            same &= compare_blocks(block, other, &cancel)?;
+        } else {
+            println!("{}: only in {}", block.idstr(), one.file());
+            same = false;
+        }
     }
     for block in two.blocks().iter().filter(|block| of_same_name(&one, block).is_none()) {
         println!("{}: only in {}", block.idstr(), two.file());

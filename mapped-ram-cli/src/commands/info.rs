@@ -1,5 +1,8 @@
 //! `mapped-ram info`.
 
+use std::fmt::Write;
+
+use mapped_ram::format::Configuration;
 use mapped_ram::{Block, Reader};
 use serde_json::{Value, json};
 
@@ -39,10 +42,10 @@ fn as_json(reader: &Reader) -> Result<Value, Problem> {
         "file_length": reader.file_length(),
         "stream_offset": layout.stream_offset(),
         "libvirt": reader.libvirt().map(|header| json!({ "was_running": header.was_running() })),
-        "machine": configuration.map(|configuration| configuration.machine()),
-        "capabilities": configuration.map_or(&[][..], |configuration| configuration.capabilities()),
-        "target_page_bits": configuration.and_then(|configuration| configuration.target_page_bits()),
-        "uuid": configuration.and_then(|configuration| configuration.uuid()).map(|uuid| hex(&uuid)),
+        "machine": configuration.map(Configuration::machine),
+        "capabilities": configuration.map_or(&[][..], Configuration::capabilities),
+        "target_page_bits": configuration.and_then(Configuration::target_page_bits),
+        "uuid": configuration.and_then(Configuration::uuid).map(|uuid| hex(&uuid)),
         "page_size": layout.page_size(),
         "blocks": blocks,
         "tail_offset": layout.tail_offset(),
@@ -121,5 +124,10 @@ fn print(reader: &Reader) -> Result<(), Problem> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
         None => None,
     };
     let mut blocks: Vec<RamBlock<'_>> = files.iter().map(RamFile::block).collect();
-    blocks.extend(made_up.as_ref().map(|memory| RamBlock::new(synthetic::NAME, memory)));
+    blocks.extend(made_up.as_ref().map(|memory| RamBlock::new(synthetic::NAME, &memory[..])));
 
     let bar = progress::bar("save", 0);
     let options = write_options(&args.write, &cancel)

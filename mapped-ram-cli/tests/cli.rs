@@ -1,0 +1,332 @@
+//! The command as its users meet it: what it writes, prints, refuses, and how it ends.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+const PAGE: usize = 4096;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mapped-ram")).args(arguments).output().unwrap()
+}
+
+/// Runs the command and expects it to end with `code`; gives what it wrote to stdout and stderr.
+fn expect(code: i32, arguments: &[&str]) -> (String, String) {
+    let output = run(arguments);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (out, err) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{out}{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    (out, err)
+}
+
+fn dir() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn ram_file(dir: &TempDir, name: &str, pages: &[u8]) -> (PathBuf, Vec<u8>) {
+    let memory: Vec<u8> = pages.iter().flat_map(|kind| vec![*kind; PAGE]).collect();
+    let path = dir.path().join(name);
+    fs::write(&path, &memory).unwrap();
+    (path, memory)
+}
+
+fn saved(dir: &TempDir, name: &str, pages: &[u8]) -> (PathBuf, Vec<u8>) {
+    let (ram, memory) = ram_file(dir, &format!("{name}.ram"), pages);
+    let out = dir.path().join(name);
+    expect(0, &["save", "--ram", &format!("ram0={}", text(&ram)), text(&out)]);
+    (out, memory)
+}
+
+fn used(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
+proptest! {
+    // Each case starts a dozen processes.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(64) / 4, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_saved_is_extracted(
+        one in prop::collection::vec(0_u8..3, 1..200),
+        two in prop::collection::vec(0_u8..3, 1..50),
+        channels in 1_u8..5,
+        direct in any::<bool>(),
+        zero_detection in any::<bool>(),
+        offset in prop_oneof![Just(None), (0_u64..20_000).prop_map(Some)],
+    ) {
+        let dir = dir();
+        let (one_path, one_memory) = ram_file(&dir, "one", &one);
+        let (two_path, two_memory) = ram_file(&dir, "two", &two);
+        let out = dir.path().join("guest.mram");
+        let channels = channels.to_string();
+        let ram_one = format!("pc.ram={}", text(&one_path));
+        let ram_two = format!("../../etc/passwd={}", text(&two_path));
+        let mut arguments = vec!["save", "--ram", &ram_one, "--ram", &ram_two, "--channels", &channels];
+        let at = offset.map(|offset| offset.to_string());
+        let offset_arguments: Vec<&str> = at.iter().flat_map(|at| ["--offset", at.as_str()]).collect();
+        arguments.extend(&offset_arguments);
+        if direct {
+            arguments.push("--direct-io");
+        }
+        arguments.extend(["--zero-detection", if zero_detection { "on" } else { "none" }, text(&out)]);
+        expect(0, &arguments);
+        prop_assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let with_offset = |rest: &[&str]| -> Vec<String> {
+            rest[..1].iter().chain(&offset_arguments).chain(&rest[1..]).map(|part| (*part).to_owned()).collect()
+        };
+        let expect_at = |code, rest: &[&str]| {
+            let arguments = with_offset(rest);
+            expect(code, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        expect_at(0, &["verify", "--against", &ram_one, "--against", &ram_two, text(&out)]);
+        let raw = dir.path().join("raw");
+        expect_at(0, &["extract", text(&out), "--block", "pc.ram", "--output", text(&raw)]);
+        prop_assert!(fs::read(&raw).unwrap() == one_memory);
+        let zeros = one.len() - one.iter().filter(|kind| **kind != 0).count();
+        prop_assert!(used(&raw) <= ((one.len() - zeros) * PAGE) as u64 + 8192);
+        let all = dir.path().join("all");
+        expect_at(0, &["extract", text(&out), "--all", "--output", text(&all)]);
+        let mut names: Vec<_> = fs::read_dir(&all).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        prop_assert_eq!(names, ["%2E.%2F..%2Fetc%2Fpasswd.raw", "pc.ram.raw"]);
+        prop_assert!(fs::read(all.join("%2E.%2F..%2Fetc%2Fpasswd.raw")).unwrap() == two_memory);
+
+        let (json, _) = expect_at(0, &["info", "--json", text(&out)]);
+        let info: serde_json::Value = serde_json::from_str(&json).unwrap();
+        prop_assert_eq!(&info["stream_offset"], offset.unwrap_or(0));
+        prop_assert_eq!(&info["machine"], "none");
+        prop_assert_eq!(&info["blocks"][0]["name"], "pc.ram");
+        let present = if zero_detection { one.len() - zeros } else { one.len() };
+        prop_assert_eq!(&info["blocks"][0]["present_pages"], present);
+
+        let copy = dir.path().join("copy");
+        let in_offset: Vec<&str> = at.iter().flat_map(|at| ["--in-offset", at.as_str()]).collect();
+        expect(0, &[&["copy"], &in_offset[..], &[text(&out), text(&copy)]].concat());
+        let offset_a: Vec<&str> = at.iter().flat_map(|at| ["--offset-a", at.as_str()]).collect();
+        let (said, _) = expect(0, &[&["compare"], &offset_a[..], &[text(&out), text(&copy)]].concat());
+        prop_assert!(said.contains("pc.ram: the same") && said.contains("device state: the same"), "{}", said);
+        let (json, _) = expect(0, &["info", "--json", text(&copy)]);
+        let info: serde_json::Value = serde_json::from_str(&json).unwrap();
+        prop_assert_eq!(&info["blocks"][0]["present_pages"], one.len() - zeros);
+    }
+
+    #[test]
+    fn garbage_is_an_error_and_no_more(bytes in prop::collection::vec(any::<u8>(), 0..5000), magic in any::<bool>()) {
+        let dir = dir();
+        let path = dir.path().join("garbage");
+        let bytes = if magic { [b"QEVM\0\0\0\x03".as_slice(), &bytes].concat() } else { bytes };
+        fs::write(&path, bytes).unwrap();
+        for arguments in [
+            &["info", text(&path)][..],
+            &["verify", text(&path)],
+            &["extract", text(&path), "--all", "--output", text(&dir.path().join("all"))],
+            &["copy", text(&path), text(&dir.path().join("copy"))],
+            &["compare", text(&path), text(&path)],
+        ] {
+            let (_, err) = expect(3, arguments);
+            prop_assert!(err.starts_with("mapped-ram: error: ") && err.contains(text(&path)), "{}", err);
+        }
+        prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn a_synthetic_guest_is_the_same_for_the_same_seed() {
+    let dir = dir();
+    let path = |name: &str| dir.path().join(name);
+    for (name, seed, channels) in [("a", "7", "1"), ("b", "7", "3"), ("c", "8", "1")] {
+        expect(0, &["save", "--synthetic", "20M", "--seed", seed, "--channels", channels, text(&path(name))]);
+    }
+    assert!(fs::read(path("a")).unwrap() == fs::read(path("b")).unwrap());
+    expect(0, &["compare", text(&path("a")), text(&path("b"))]);
+    let (said, _) = expect(1, &["compare", text(&path("a")), text(&path("c"))]);
+    assert!(said.contains("pages differ, the first at offset 0x0"), "{said}");
+}
+
+#[test]
+fn bad_usage_is_exit_code_2_and_says_what_to_do() {
+    let dir = dir();
+    let (ram, _) = ram_file(&dir, "ram", &[1, 2]);
+    let odd = dir.path().join("odd");
+    fs::write(&odd, [1; 5000]).unwrap();
+    let empty = dir.path().join("empty");
+    fs::write(&empty, []).unwrap();
+    let out = dir.path().join("out");
+    let (guest, _) = saved(&dir, "guest", &[1]);
+    let ram0 = format!("ram0={}", text(&ram));
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "Usage"),
+        (&["frobnicate"], "frobnicate"),
+        (&["save", text(&out)], "--ram"),
+        (&["save", "--ram", "x", text(&out)], "NAME=FILE"),
+        (&["save", "--ram", &ram0, "--synthetic", "1M", text(&out)], "--synthetic"),
+        (&["save", "--synthetic", "1Q", text(&out)], "1Q"),
+        (&["save", "--synthetic", "0", text(&out)], "page size"),
+        (&["save", "--synthetic", "5000", text(&out)], "page size"),
+        (&["save", "--synthetic", "16777215T", text(&out)], "no room"),
+        (&["save", "--synthetic", "1M", "--channels", "0", text(&out)], "channels"),
+        (&["save", "--synthetic", "1M", "--channels", "256", text(&out)], "channels"),
+        (&["save", "--synthetic", "1M", "--page-size", "0", text(&out)], "page-size"),
+        (&["save", "--synthetic", "3000k", "--page-size", "3000", text(&out)], "3000"),
+        (&["save", "--synthetic", "1M", "--zero-detection", "maybe", text(&out)], "maybe"),
+        (&["save", "--ram", &format!("ram0={}", text(&odd)), text(&out)], "5000 bytes"),
+        (&["save", "--ram", &format!("ram0={}", text(&empty)), text(&out)], "0 bytes"),
+        (&["save", "--ram", &ram0, "--ram", &ram0, text(&out)], "ram0"),
+        (&["extract", text(&guest), "--output", text(&out)], "--block"),
+        (&["extract", text(&guest), "--block", "ram0", "--all", "--output", text(&out)], "--all"),
+        (&["extract", text(&guest), "--block", "ram1", "--output", text(&out)], "it has `ram0`"),
+        (&["verify", "--against", &format!("ram1={}", text(&ram)), text(&guest)], "it has `ram0`"),
+    ];
+    for (arguments, word) in cases {
+        let (_, err) = expect(2, arguments);
+        assert!(err.contains(word), "{arguments:?}: {err}");
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn what_the_system_refuses_is_exit_code_4() {
+    let dir = dir();
+    let missing = dir.path().join("missing");
+    let beyond = dir.path().join("no/such/folder/out");
+    for arguments in [
+        &["info", text(&missing)][..],
+        &["verify", text(&missing)],
+        &["save", "--ram", &format!("ram0={}", text(&missing)), text(&dir.path().join("out"))],
+        &["save", "--synthetic", "1M", text(&beyond)],
+    ] {
+        let (_, err) = expect(4, arguments);
+        assert!(err.starts_with("mapped-ram: error: "), "{err}");
+        assert!(err.contains("missing") || err.contains("no/such/folder"), "{err}");
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn content_that_differs_is_exit_code_1_and_says_where() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 0, 2, 2]);
+    let (other, _) = ram_file(&dir, "other", &[1, 0, 2, 3]);
+    let (short, _) = ram_file(&dir, "short", &[1, 0, 2]);
+    let (said, _) = expect(1, &["verify", "--against", &format!("ram0={}", text(&other)), text(&guest)]);
+    assert!(said.contains("1 pages differ, the first at offset 0x3000"), "{said}");
+    let (said, _) = expect(1, &["verify", "--against", &format!("ram0={}", text(&short)), text(&guest)]);
+    assert!(said.contains("differs"), "{said}");
+}
+
+#[test]
+fn an_old_file_stays_when_a_save_fails() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 2, 3]);
+    let before = fs::read(&guest).unwrap();
+    let odd = dir.path().join("odd");
+    fs::write(&odd, [1; 5000]).unwrap();
+    expect(2, &["save", "--ram", &format!("ram0={}", text(&odd)), text(&guest)]);
+    assert!(fs::read(&guest).unwrap() == before);
+    // And is replaced, with the mode of a new file, when one succeeds.
+    fs::set_permissions(&guest, fs::Permissions::from_mode(0o644)).unwrap();
+    expect(0, &["save", "--synthetic", "1M", text(&guest)]);
+    assert!(fs::read(&guest).unwrap() != before);
+    assert_eq!(fs::metadata(&guest).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_stream_behind_an_offset_keeps_what_stands_before() {
+    let dir = dir();
+    let path = dir.path().join("container");
+    fs::write(&path, [0x55; 10_000]).unwrap();
+    expect(0, &["save", "--synthetic", "1M", "--offset", "9k", text(&path)]);
+    assert_eq!(&fs::read(&path).unwrap()[..9216], &[0x55; 9216]);
+    expect(0, &["verify", "--offset", "9k", text(&path)]);
+    expect(3, &["verify", text(&path)]);
+    expect(3, &["verify", "--offset", "9217", text(&path)]);
+    expect(3, &["verify", "--offset", "1T", text(&path)]);
+}
+
+#[test]
+fn lost_pages_and_a_cut_file_are_exit_code_3() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1; 64]);
+    let bytes = fs::read(&guest).unwrap();
+    let holed = dir.path().join("holed");
+    let file = File::create(&holed).unwrap();
+    let (from, to) = ((1 << 20) + 10 * PAGE, (1 << 20) + 20 * PAGE);
+    file.write_all_at(&bytes[..from], 0).unwrap();
+    file.write_all_at(&bytes[to..], to as u64).unwrap();
+    let (_, err) = expect(3, &["verify", text(&holed)]);
+    assert!(err.contains("block `ram0`") && err.contains("10 pages") && err.contains("page 10"), "{err}");
+    expect(0, &["verify", "--allow-holes", text(&holed)]);
+
+    for length in [0, 3, 100, 1 << 20, bytes.len() - 1] {
+        file.set_len(length as u64).unwrap();
+        expect(3, &["verify", "--allow-holes", text(&holed)]);
+    }
+}
+
+#[test]
+fn a_libvirt_image_is_opened_by_itself() {
+    let dir = dir();
+    let xml = b"<domain type='qemu'/>\0";
+    let (mut image, offset) = (vec![0; 92], 92 + xml.len() + 10);
+    image[..16].copy_from_slice(b"LibvirtQemudSave");
+    for (at, field) in [(16, 2), (20, u32::try_from(offset - 92).unwrap()), (24, 1), (28, 6)] {
+        image[at..at + 4].copy_from_slice(&u32::to_le_bytes(field));
+    }
+    image.extend(xml);
+    image.resize(offset, 0);
+    let path = dir.path().join("saved.img");
+    fs::write(&path, &image).unwrap();
+    expect(0, &["save", "--synthetic", "1M", "--offset", &offset.to_string(), text(&path)]);
+    let (said, _) = expect(0, &["info", text(&path)]);
+    assert!(
+        said.contains("libvirt") && said.contains("running") && said.contains(&format!("at offset {offset}")),
+        "{said}"
+    );
+    expect(0, &["verify", text(&path)]);
+
+    let mut part = fs::read(&path).unwrap();
+    part[..16].copy_from_slice(b"LibvirtQemudPart");
+    fs::write(&path, part).unwrap();
+    expect(3, &["verify", text(&path)]);
+}
+
+#[test]
+fn help_documents_the_exit_codes() {
+    for command in ["", "save", "info", "verify", "extract", "copy", "compare"] {
+        let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|part| !part.is_empty()).collect();
+        let (said, _) = expect(0, &arguments);
+        assert!(said.contains("Exit codes:") && said.contains("damaged, incomplete"), "{said}");
+    }
+    expect(0, &["--version"]);
+}
+
+/// What a process held at most, in bytes, by the system's account.
+fn peak_of_children() -> u64 {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
+    u64::try_from(usage.max_rss()).unwrap() << 10
+}
+
+#[test]
+fn memory_beside_the_guest_stays_under_64_mib() {
+    // The largest child so far may be one of another test's; all of them are smaller than this guest.
+    let dir = dir();
+    let guest = dir.path().join("guest.mram");
+    expect(0, &["save", "--synthetic", "512M", "--channels", "2", text(&guest)]);
+    let peak = peak_of_children();
+    // Pages of the made-up guest that are zero were never touched, but by the scan, which maps the system's page of zeros.
+    let (json, _) = expect(0, &["info", "--json", text(&guest)]);
+    let info: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let touched = info["blocks"][0]["present_pages"].as_u64().unwrap() * PAGE as u64;
+    let beside = peak.checked_sub(touched).expect("the guest's memory was counted");
+    assert!(beside < 64 << 20, "{} MiB beside the guest's {} MiB", beside >> 20, touched >> 20);
+}
