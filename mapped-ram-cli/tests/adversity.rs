@@ -11,6 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -193,11 +194,24 @@ fn a_reader_that_went_away_changes_no_exit_code() {
 }
 
 #[test]
-fn no_progress_bar_where_stderr_is_no_terminal() {
+fn progress_bars_on_a_terminal_alone() {
     let dir = dir();
-    let (guest, _) = saved(&dir, "guest", &[1, 2]);
-    let (_, err) = expect(0, &["verify", text(&guest)]);
+    let guest = dir.path().join("guest");
+    let arguments = ["save", "--synthetic", "12M", text(&guest)];
+    let (_, err) = expect(0, &arguments);
     assert_eq!(err, "");
+
+    let terminal = openpty(&Winsize { ws_row: 25, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }, None).unwrap();
+    let mut child = command().args(arguments).stdout(Stdio::null()).stderr(terminal.slave).spawn().unwrap();
+    let mut seen = Vec::new();
+    let mut bytes = [0; 4096];
+    let mut master = File::from(terminal.master);
+    // The end of a terminal is an error.
+    while let Ok(length @ 1..) = master.read(&mut bytes) {
+        seen.extend(&bytes[..length]);
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(String::from_utf8_lossy(&seen).contains("save ["), "{}", String::from_utf8_lossy(&seen));
 }
 
 #[test]
