@@ -281,3 +281,28 @@ fn errors_say_which_iovec_and_where() {
         "iovec 1 of 16 bytes at block offset -2048 begins before the block of 4096 bytes"
     );
 }
+
+#[cfg(feature = "libc")]
+#[test]
+fn the_systems_iovecs_count_as_their_addresses() {
+    let mut memory = vec![0_u8; 100];
+    let start = memory.as_mut_ptr();
+    let iovec = |at: usize, len| libc::iovec { iov_base: start.wrapping_add(at).cast(), iov_len: len };
+    let block = Block::new(start.addr(), 100, 7).unwrap();
+    let iovecs = [iovec(0, 10), iovec(10, 20), iovec(50, 5)];
+    let writes: Vec<(u64, u64)> = slice(&block, &Limits::new(1), &iovecs)
+        .map(|write| {
+            let write = write.unwrap();
+            (write.offset, write.len)
+        })
+        .collect();
+    assert_eq!(writes, [(7, 30), (57, 5)]);
+    assert!(check(&block, &[iovec(90, 11)]).is_err());
+
+    let mut halves = memory.split_at_mut(40);
+    let mutable = [std::io::IoSliceMut::new(halves.0), std::io::IoSliceMut::new(&mut halves.1)];
+    assert_eq!(
+        slice(&block, &Limits::new(1), &mutable).map(|write| write.unwrap().len).collect::<Vec<_>>(),
+        [100]
+    );
+}
