@@ -299,8 +299,8 @@ fn the_systems_iovecs_count_as_their_addresses() {
     assert_eq!(writes, [(7, 30), (57, 5)]);
     assert!(check(&block, &[iovec(90, 11)]).is_err());
 
-    let mut halves = memory.split_at_mut(40);
-    let mutable = [std::io::IoSliceMut::new(halves.0), std::io::IoSliceMut::new(&mut halves.1)];
+    let halves = memory.split_at_mut(40);
+    let mutable = [std::io::IoSliceMut::new(halves.0), std::io::IoSliceMut::new(halves.1)];
     assert_eq!(
         slice(&block, &Limits::new(1), &mutable).map(|write| write.unwrap().len).collect::<Vec<_>>(),
         [100]
