@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         Ok(Outcome::Differs) => ExitCode::from(exit::DIFFERS),
         Ok(Outcome::Damaged) => ExitCode::from(exit::DAMAGED),
         Err(problem) => {
-            eprintln!("mapped-ram: error: {problem}");
+            eprintln!("mapped-ram: error: {}", names::shown(&problem.to_string()));
             ExitCode::from(problem.exit_code())
         }
     }

@@ -1,4 +1,4 @@
-//! Block names as file names that never leave their folder.
+//! Block names as file names that never leave their folder, and as text that a terminal does not obey.
 //!
 //! A name out of a file is not to be trusted: `/rom@etc/acpi/tables` is real, `../../etc/passwd` would be somebody's
 //! idea of fun.
@@ -38,6 +38,19 @@ pub(crate) fn file_name(idstr: &[u8], index: usize) -> String {
     name + SUFFIX
 }
 
+/// A name, or a message that holds one, for a terminal: control characters are escaped, for the terminal would obey them.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.chars() {
+        if character.is_control() && character != '\n' {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -45,7 +58,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::file_name;
+    use super::{file_name, shown};
 
     fn expect_inside(name: &str) {
         let mut components = Path::new(name).components();
@@ -66,6 +79,11 @@ mod tests {
                 expect_inside(name);
             }
         }
+    }
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do() {
+        assert_eq!(shown("pc.ram\x1b[2J\u{9b}1m\nß"), "pc.ram\\u{1b}[2J\\u{9b}1m\nß");
     }
 
     #[test]

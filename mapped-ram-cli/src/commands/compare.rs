@@ -8,6 +8,7 @@ use super::{interruptible, open};
 use crate::args::CompareArgs;
 use crate::chunks;
 use crate::exit::{Outcome, Problem};
+use crate::names::shown;
 use crate::progress;
 
 pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
@@ -19,12 +20,12 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
         if let Some(other) = of_same_name(&two, block) {
             same &= compare_blocks(block, other, &cancel)?;
         } else {
-            println!("{}: only in {}", block.idstr(), one.file());
+            println!("{}: only in {}", shown(&block.idstr()), one.file());
             same = false;
         }
     }
     for block in two.blocks().iter().filter(|block| of_same_name(&one, block).is_none()) {
-        println!("{}: only in {}", block.idstr(), two.file());
+        println!("{}: only in {}", shown(&block.idstr()), two.file());
         same = false;
     }
     let tails = one.tail()? == two.tail()?;
@@ -38,7 +39,7 @@ fn of_same_name<'r>(reader: &'r Reader, block: &Block) -> Option<&'r Block> {
 }
 
 fn compare_blocks(one: &Block, two: &Block, cancel: &Cancel) -> Result<bool, Problem> {
-    let name = one.idstr();
+    let name = shown(&one.idstr());
     if one.used_length() != two.used_length() {
         println!("{name}: {} bytes and {} bytes", one.used_length(), two.used_length());
         return Ok(false);

@@ -5,7 +5,7 @@ use mapped_ram::Block;
 use super::{find_block, interruptible, open_args};
 use crate::args::ExtractArgs;
 use crate::exit::{Outcome, Problem};
-use crate::names::file_name;
+use crate::names::{file_name, shown};
 use crate::output::{make_dir, write_block};
 use crate::progress;
 
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
     for (index, block) in held() {
         let path = dir.join(file_name(block.layout().idstr_bytes(), index));
         write_block(block, &path, &cancel, &bar)?;
-        bar.suspend(|| println!("{}\t{}", block.idstr(), path.display()));
+        bar.suspend(|| println!("{}\t{}", shown(&block.idstr()), path.display()));
     }
     bar.finish_and_clear();
     Ok(Outcome::Good)

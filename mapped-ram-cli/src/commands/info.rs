@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::open_args;
 use crate::args::InfoArgs;
 use crate::exit::{Outcome, Problem};
+use crate::names::shown;
 use crate::size::show;
 
 pub(crate) fn run(args: &InfoArgs) -> Result<Outcome, Problem> {
@@ -78,8 +79,8 @@ fn print(reader: &Reader) -> Result<(), Problem> {
     println!("stream      at offset {}", layout.stream_offset());
     match layout.configuration() {
         Some(configuration) => {
-            println!("machine     {}", configuration.machine());
-            println!("capability  {}", configuration.capabilities().join(", "));
+            println!("machine     {}", shown(configuration.machine()));
+            println!("capability  {}", shown(&configuration.capabilities().join(", ")));
             if let Some(uuid) = configuration.uuid() {
                 println!("uuid        {}", hex(&uuid));
             }
@@ -93,7 +94,7 @@ fn print(reader: &Reader) -> Result<(), Problem> {
         if block.is_left_out() {
             println!(
                 "{:<28} {:>12} {:>12}     left out",
-                block.idstr(),
+                shown(&block.idstr()),
                 show(block.used_length()),
                 block.pages()
             );
@@ -101,7 +102,7 @@ fn print(reader: &Reader) -> Result<(), Problem> {
         }
         println!(
             "{:<28} {:>12} {:>12} {:>12} {:>#16x}",
-            block.idstr(),
+            shown(&block.idstr()),
             show(block.used_length()),
             block.pages(),
             block.present_pages()?,
@@ -114,7 +115,7 @@ fn print(reader: &Reader) -> Result<(), Problem> {
     for device in devices {
         println!(
             "  {} (instance {}, version {}): {} bytes",
-            device.name,
+            shown(&device.name),
             device.instance,
             device.version,
             device.data.len()

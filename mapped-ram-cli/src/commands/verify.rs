@@ -9,6 +9,7 @@ use super::{find_block, interruptible, open_args};
 use crate::args::{NamedFile, VerifyArgs};
 use crate::chunks;
 use crate::exit::{Outcome, Problem};
+use crate::names::shown;
 use crate::progress;
 use crate::ram_file::open_regular;
 
@@ -43,12 +44,15 @@ fn tell(reader: &Reader, report: &VerifyReport) {
     for block in &report.blocks {
         println!(
             "{}: {} pages, {} present, {} of those zero",
-            block.idstr, block.pages, block.present, block.present_zero
+            shown(&block.idstr),
+            block.pages,
+            block.present,
+            block.present_zero
         );
     }
     println!("tail: {} bytes, {} devices", report.tail_bytes, report.devices);
     for problem in &report.problems {
-        eprintln!("mapped-ram: error: {}: {problem}", reader.file());
+        eprintln!("mapped-ram: error: {}: {}", reader.file(), shown(&problem.to_string()));
     }
     if report.problems.is_empty() {
         println!("{}: sound", reader.file());
