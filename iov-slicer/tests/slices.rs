@@ -273,6 +273,21 @@ fn blocks_past_the_end_of_memory_or_file_are_refused() {
 }
 
 #[test]
+fn errors_say_what_is_wrong_with_a_block() {
+    let memory = Block::new(usize::MAX, 1, 0).unwrap_err().to_string();
+    assert!(memory.contains("0x1 bytes at address 0xffffffffffffffff"), "{memory}");
+    let file = Block::new(0, 2, u64::MAX).unwrap_err().to_string();
+    assert!(file.contains("0x2 bytes at file offset 0xffffffffffffffff"), "{file}");
+}
+
+#[test]
+fn an_iovec_that_begins_with_the_block_and_is_too_long_runs_past_its_end() {
+    let block = Block::new(0x1000, 0x1000, 0).unwrap();
+    assert_eq!(check(&block, &[(0x1000, 0x1001)]).unwrap_err().kind, SliceErrorKind::PastEnd);
+    assert_eq!(check(&block, &[(0xFFF, 1)]).unwrap_err().kind, SliceErrorKind::BeforeBlock);
+}
+
+#[test]
 fn errors_say_which_iovec_and_where() {
     let block = Block::new(0x1000, 0x1000, 0).unwrap();
     let error = check(&block, &[(0x1000, 16), (0x800, 16)]).unwrap_err();
