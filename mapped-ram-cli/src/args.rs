@@ -1,7 +1,11 @@
 //! The command line: what can be asked for, and how it is explained.
 
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::size;
@@ -55,8 +59,12 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct SaveArgs {
-    /// A RAM block: its name in the stream, and the file that holds its memory. Everything before the last `=` is the name
-    #[arg(long, value_name = "NAME=FILE", value_parser = NamedFile::parse, required_unless_present = "synthetic")]
+    /// A RAM block: its name in the stream, and the file that holds its memory. The name ends at the first `=`
+    ///
+    /// The file (QEMU's memory-backend-file, a memfd under /proc, a raw image) is mapped, and its length must be a multiple of
+    /// the page size. A guest may go on writing it: then the pages are of different moments. Give the option once for each
+    /// block.
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_file(), required_unless_present = "synthetic")]
     pub(crate) ram: Vec<NamedFile>,
     /// Make up a guest of this size instead, with one block `ram0`: partly dense, partly sparse, partly zero
     #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "ram")]
@@ -89,8 +97,18 @@ pub(crate) struct WriteArgs {
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = ZeroDetection::On)]
     pub(crate) zero_detection: ZeroDetection,
     /// Write the stream from this byte of an existing or new file on, in place: what stands before is kept
+    ///
+    /// What stood behind is given up at once, and until the stream is whole every reader calls it incomplete. 0 is the same
+    /// as no offset: a new file that appears when it is whole.
     #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
     pub(crate) offset: Option<u64>,
+}
+
+impl WriteArgs {
+    /// Where in an existing file the stream begins; nothing for a new file of its own.
+    pub(crate) fn in_place(&self) -> Option<u64> {
+        self.offset.filter(|offset| *offset != 0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -122,8 +140,8 @@ pub(crate) struct InfoArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct VerifyArgs {
-    /// Compare the block NAME with a raw memory file too
-    #[arg(long, value_name = "NAME=FILE", value_parser = NamedFile::parse)]
+    /// Compare the block NAME with a raw memory file too. The name ends at the first `=`
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_file())]
     pub(crate) against: Vec<NamedFile>,
     /// Take present pages in holes of the file for pages of zeros: for files that were made sparse later
     #[arg(long)]
@@ -137,8 +155,11 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct ExtractArgs {
     /// The block to write
     #[arg(long, value_name = "NAME", group = "which")]
-    pub(crate) block: Option<String>,
+    pub(crate) block: Option<OsString>,
     /// Write every block, each to a file of its own: its name with odd characters as %XX, and .raw
+    ///
+    /// No name leaves the folder: `/rom@etc/acpi/tables` becomes `%2From@etc%2Facpi%2Ftables.raw`. A symbolic link that
+    /// stands under such a name is refused. Blocks that the file names but does not hold (x-ignore-shared) are passed over.
     #[arg(long, group = "which")]
     pub(crate) all: bool,
     /// The raw image to write, or with --all the folder
@@ -179,27 +200,44 @@ pub(crate) struct CompareArgs {
     pub(crate) offset_b: Option<u64>,
 }
 
-/// A block's name and a file.
+/// A block's name, in the bytes of the stream, and a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NamedFile {
-    pub(crate) name: String,
+    pub(crate) name: Vec<u8>,
     pub(crate) path: PathBuf,
 }
 
 impl NamedFile {
-    fn parse(text: &str) -> Result<Self, String> {
-        match text.rsplit_once('=') {
+    /// The name for people; bytes that are not UTF-8 are replaced.
+    pub(crate) fn shown(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.name)
+    }
+
+    /// Cuts at the first `=`: file names may hold one, and QEMU's block names never do.
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        let bytes = text.as_bytes();
+        let cut = bytes.iter().position(|byte| *byte == b'=');
+        match cut.map(|cut| (&bytes[..cut], &bytes[cut + 1..])) {
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(Self { name: name.to_owned(), path: path.into() })
+                Ok(Self { name: name.to_vec(), path: OsStr::from_bytes(path).into() })
             }
-            _ => Err(format!("`{text}` is no NAME=FILE")),
+            _ => Err(format!("`{}` is no NAME=FILE, such as ram0=/dev/shm/guest-ram", text.display())),
         }
     }
 }
 
+/// Names and paths are bytes, not text.
+fn named_file() -> impl TypedValueParser<Value = NamedFile> {
+    OsStringValueParser::new().try_map(|text| NamedFile::parse(&text))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
     use clap::CommandFactory;
+    use proptest::prelude::*;
 
     use super::{Cli, NamedFile};
 
@@ -208,12 +246,23 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    proptest! {
+        #[test]
+        fn names_end_at_the_first_equals_sign_and_both_are_bytes(
+            name in prop::collection::vec(any::<u8>().prop_filter("=", |byte| *byte != b'='), 1..40),
+            path in prop::collection::vec(any::<u8>(), 1..40),
+        ) {
+            let text = [&name[..], b"=", &path].concat();
+            let parsed = NamedFile::parse(OsStr::from_bytes(&text)).unwrap();
+            prop_assert_eq!(parsed.name, name);
+            prop_assert_eq!(parsed.path.as_os_str().as_bytes(), path);
+        }
+    }
+
     #[test]
-    fn names_hold_anything_but_files_no_equals_sign() {
-        let parsed = NamedFile::parse("/rom@a=b=/tmp/x").unwrap();
-        assert_eq!((parsed.name.as_str(), parsed.path.to_str()), ("/rom@a=b", Some("/tmp/x")));
+    fn what_is_no_name_and_file() {
         for bad in ["", "=", "x", "=x", "x="] {
-            assert!(NamedFile::parse(bad).is_err(), "{bad}");
+            assert!(NamedFile::parse(OsStr::new(bad)).is_err(), "{bad}");
         }
     }
 }

@@ -7,24 +7,27 @@ use rayon::prelude::*;
 use crate::exit::Problem;
 
 /// How much of a block a thread deals with at a time, in bytes.
-pub(crate) const CHUNK: u64 = 4 << 20;
+pub(crate) const CHUNK: usize = 4 << 20;
+
+/// The same for offsets.
+const STEP: u64 = CHUNK as u64;
 
 /// Runs `work` with (offset, length) for every piece of `length` bytes, on as many threads as there are cores. The first
-/// error ends it.
+/// error ends it; `cancelled` makes the one for an interruption.
 pub(crate) fn for_each(
     length: u64,
     cancel: &Cancel,
     bar: &ProgressBar,
+    cancelled: impl Fn() -> Problem + Sync,
     work: impl Fn(u64, usize) -> Result<(), Problem> + Sync,
 ) -> Result<(), Problem> {
-    let pieces = length.div_ceil(CHUNK);
-    (0..pieces).into_par_iter().try_for_each(|piece| {
+    (0..length.div_ceil(STEP)).into_par_iter().try_for_each(|piece| {
         if cancel.is_cancelled() {
-            return Err(mapped_ram::Error::Cancelled { file: "the work".to_owned() }.into());
+            return Err(cancelled());
         }
-        let offset = piece * CHUNK;
-        let here = CHUNK.min(length - offset);
-        work(offset, usize::try_from(here).expect("a chunk fits memory"))?;
+        let offset = piece * STEP;
+        let here = STEP.min(length - offset);
+        work(offset, usize::try_from(here).unwrap_or(CHUNK))?;
         bar.inc(here);
         Ok(())
     })

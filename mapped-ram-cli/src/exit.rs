@@ -33,18 +33,26 @@ pub(crate) enum Problem {
     Usage(String),
     #[error(transparent)]
     Library(#[from] mapped_ram::Error),
+    /// The file is sound, but more than this command takes on.
+    #[error("{file}: {what}")]
+    Unsupported { file: String, what: String },
     #[error("{file}: {what}: {source}")]
-    Io { file: String, what: &'static str, source: io::Error },
+    Io { file: String, what: String, source: io::Error },
 }
 
 impl Problem {
-    pub(crate) fn io(path: &Path, what: &'static str, source: io::Error) -> Self {
-        Self::Io { file: path.display().to_string(), what, source }
+    pub(crate) fn io(path: &Path, what: impl Into<String>, source: io::Error) -> Self {
+        Self::Io { file: path.display().to_string(), what: what.into(), source }
+    }
+
+    pub(crate) fn cancelled(path: &Path) -> Self {
+        mapped_ram::Error::Cancelled { file: path.display().to_string() }.into()
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => USAGE,
+            Self::Unsupported { .. } => DAMAGED,
             Self::Io { .. } => IO,
             Self::Library(error) => match error.kind() {
                 ErrorKind::Usage => USAGE,

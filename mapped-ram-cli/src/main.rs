@@ -9,11 +9,15 @@ mod args;
 mod chunks;
 mod commands;
 mod exit;
+mod files;
 mod names;
 mod output;
 mod progress;
 #[expect(unsafe_code, reason = "a mapped file is memory that others may write")]
 mod ram_file;
+mod say;
+#[expect(unsafe_code, reason = "how a signal is taken is the whole process's business")]
+mod signals;
 mod size;
 mod synthetic;
 
@@ -34,12 +38,13 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    signals::ignore_file_size_limit();
     match run(&cli.command) {
         Ok(Outcome::Good) => ExitCode::from(exit::OK),
         Ok(Outcome::Differs) => ExitCode::from(exit::DIFFERS),
         Ok(Outcome::Damaged) => ExitCode::from(exit::DAMAGED),
         Err(problem) => {
-            eprintln!("mapped-ram: error: {}", names::shown(&problem.to_string()));
+            say::error(&problem.to_string());
             ExitCode::from(problem.exit_code())
         }
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::ProgressBar;
 use mapped_ram::storage::{AtomicFile, Storage};
@@ -24,30 +24,43 @@ pub(crate) fn write_block(
     cancel: &Cancel,
     bar: &ProgressBar,
 ) -> Result<(), Problem> {
-    let fail = |what| move |error| Problem::io(path, what, error);
+    let name = block.idstr();
+    let fail = |what: &str| {
+        let what = format!("{what} (block `{name}`)");
+        move |error| Problem::io(path, what, error)
+    };
+    // Asked for once, before many threads do.
+    block.bitmap()?;
     let mut storage = AtomicFile::create(path).map_err(fail("create the file"))?;
     storage.set_len(block.used_length()).map_err(fail("set the file's length"))?;
     let file = File::from(storage.as_fd().try_clone_to_owned().map_err(fail("open the file once more"))?);
-    chunks::for_each(block.used_length(), cancel, bar, |offset, length| {
+    let cancelled = || Problem::cancelled(path);
+    chunks::for_each(block.used_length(), cancel, bar, cancelled, |offset, length| {
         if !chunks::any_present(block, offset, length as u64)? {
             return Ok(());
         }
         let mut bytes = vec![0; length];
         block.read_at(offset, &mut bytes)?;
-        write_used(&file, &bytes, offset).map_err(fail("write the memory"))
+        write_used(&file, &bytes, offset).map_err(|(at, error)| {
+            Problem::io(path, format!("write block `{name}` at offset {at:#x}"), error)
+        })
     })?;
     storage.sync().map_err(fail("make the file durable"))?;
-    storage.publish(true).map_err(fail("give the finished file its name"))?;
-    Ok(())
+    storage.publish(true).map_err(fail("give the finished file its name"))
 }
 
-/// Writes what is not zero of `bytes` at `offset`, in runs.
-fn write_used(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+/// Writes what is not zero of `bytes` at `offset`, in runs. An error comes with the offset of the run it is about.
+fn write_used(file: &File, bytes: &[u8], offset: u64) -> Result<(), (u64, std::io::Error)> {
     let detector = Detector::best();
     let mut start = 0;
     let mut at = 0;
     let flush = |from: usize, to: usize| {
-        if from < to { file.write_all_at(&bytes[from..to], offset + from as u64) } else { Ok(()) }
+        let place = offset + from as u64;
+        if from < to {
+            file.write_all_at(&bytes[from..to], place).map_err(|error| (place, error))
+        } else {
+            Ok(())
+        }
     };
     for piece in bytes.chunks(HOLE) {
         if detector.is_zero_slice(piece) {
@@ -60,7 +73,6 @@ fn write_used(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
 }
 
 /// Makes sure that `path` is a directory.
-pub(crate) fn make_dir(path: &Path) -> Result<PathBuf, Problem> {
-    std::fs::create_dir_all(path).map_err(|error| Problem::io(path, "create the directory", error))?;
-    Ok(path.to_owned())
+pub(crate) fn make_dir(path: &Path) -> Result<(), Problem> {
+    std::fs::create_dir_all(path).map_err(|error| Problem::io(path, "create the directory", error))
 }

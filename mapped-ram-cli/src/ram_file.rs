@@ -3,18 +3,16 @@
 //! The guest may be running, so the mapping is never a Rust slice. If the file is cut while it is saved, the kernel ends
 //! the command with SIGBUS; nothing is left under the output's name then.
 
-use std::fs::File;
-use std::path::Path;
-
 use mapped_ram::RamBlock;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::args::NamedFile;
 use crate::exit::Problem;
+use crate::files::open_regular;
 
 /// A mapped RAM file.
 pub(crate) struct RamFile {
-    name: String,
+    name: Vec<u8>,
     mapping: MmapRaw,
 }
 
@@ -22,13 +20,12 @@ impl RamFile {
     /// Maps the file for reading, shared with whoever writes it.
     pub(crate) fn open(named: &NamedFile, page_size: u64) -> Result<Self, Problem> {
         let path = &named.path;
-        let file = open_regular(path)?;
-        let length =
-            file.metadata().map_err(|error| Problem::io(path, "ask for the file's length", error))?.len();
+        let (file, metadata) = open_regular(path)?;
+        let length = metadata.len();
         if length == 0 || !length.is_multiple_of(page_size) {
             return Err(Problem::Usage(format!(
                 "--ram {}={}: the file has {length} bytes, which is no multiple of the page size {page_size} (and not 0)",
-                named.name,
+                named.shown(),
                 path.display()
             )));
         }
@@ -41,16 +38,6 @@ impl RamFile {
     /// The block that is saved.
     pub(crate) fn block(&self) -> RamBlock<'_> {
         // SAFETY: the mapping is readable for its length, and stays so for longer than the block: the block borrows it.
-        unsafe { RamBlock::from_raw(self.name.as_str(), self.mapping.as_ptr(), self.mapping.len()) }
+        unsafe { RamBlock::from_raw(self.name.as_slice(), self.mapping.as_ptr(), self.mapping.len()) }
     }
-}
-
-/// Opens `path` for reading; anything but a regular file is an error.
-pub(crate) fn open_regular(path: &Path) -> Result<File, Problem> {
-    let file = File::open(path).map_err(|error| Problem::io(path, "open the file for reading", error))?;
-    let metadata = file.metadata().map_err(|error| Problem::io(path, "look at the file", error))?;
-    if !metadata.is_file() {
-        return Err(Problem::Usage(format!("{} is no regular file", path.display())));
-    }
-    Ok(file)
 }

@@ -4,6 +4,8 @@
 //! still come out the same. Of ten pieces in a row, the first four are dense, the next three hold runs and gaps of 1 to 16
 //! pages, and the last three are zero.
 
+use std::path::Path;
+
 use memmap2::MmapMut;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -18,13 +20,23 @@ const PAGE: usize = 4096;
 pub(crate) const NAME: &str = "ram0";
 
 /// `bytes` bytes of memory for `seed`: a mapping of its own, as a guest's memory is, aligned to pages, zero, and untouched
-/// where nothing is written.
-pub(crate) fn memory(bytes: u64, seed: u64) -> Result<MmapMut, Problem> {
+/// where nothing is written. Asks `is_cancelled` before each piece.
+pub(crate) fn memory(
+    bytes: u64,
+    seed: u64,
+    is_cancelled: impl Fn() -> bool + Sync,
+) -> Result<MmapMut, Problem> {
     let refuse =
         || Problem::Usage(format!("--synthetic: this machine has no room for {bytes} bytes of memory"));
     let length = usize::try_from(bytes).map_err(|_| refuse())?;
     let mut memory = MmapMut::map_anon(length).map_err(|_| refuse())?;
-    memory.par_chunks_mut(PIECE).enumerate().for_each(|(index, piece)| fill(piece, index, seed));
+    memory.par_chunks_mut(PIECE).enumerate().try_for_each(|(index, piece)| {
+        if is_cancelled() {
+            return Err(Problem::cancelled(Path::new("the made-up guest")));
+        }
+        fill(piece, index, seed);
+        Ok(())
+    })?;
     Ok(memory)
 }
 
@@ -48,7 +60,14 @@ fn fill(piece: &mut [u8], index: usize, seed: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{PIECE, memory};
+    use memmap2::MmapMut;
+
+    use super::PIECE;
+    use crate::exit::Problem;
+
+    fn memory(bytes: u64, seed: u64) -> Result<MmapMut, Problem> {
+        super::memory(bytes, seed, || false)
+    }
 
     #[test]
     fn the_same_seed_gives_the_same_guest_and_another_seed_another() {
@@ -74,5 +93,10 @@ mod tests {
     #[test]
     fn a_guest_that_no_machine_has_room_for_is_refused() {
         assert!(memory(u64::MAX, 0).is_err());
+    }
+
+    #[test]
+    fn an_interruption_ends_the_filling() {
+        assert_eq!(super::memory(10 << 20, 0, || true).unwrap_err().exit_code(), crate::exit::CANCELLED);
     }
 }

@@ -219,7 +219,7 @@ fn content_that_differs_is_exit_code_1_and_says_where() {
     let (other, _) = ram_file(&dir, "other", &[1, 0, 2, 3]);
     let (short, _) = ram_file(&dir, "short", &[1, 0, 2]);
     let (said, _) = expect(1, &["verify", "--against", &format!("ram0={}", text(&other)), text(&guest)]);
-    assert!(said.contains("1 pages differ, the first at offset 0x3000"), "{said}");
+    assert!(said.contains("1 page differs, the first at offset 0x3000"), "{said}");
     let (said, _) = expect(1, &["verify", "--against", &format!("ram0={}", text(&short)), text(&guest)]);
     assert!(said.contains("differs"), "{said}");
 }

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::open_args;
 use crate::args::InfoArgs;
 use crate::exit::{Outcome, Problem};
-use crate::names::shown;
+use crate::names::file_name;
+use crate::say;
 use crate::size::show;
 
 pub(crate) fn run(args: &InfoArgs) -> Result<Outcome, Problem> {
     let reader = open_args(&args.read)?;
     if args.json {
-        println!("{:#}", as_json(&reader)?);
+        say::raw(&format!("{:#}", as_json(&reader)?))?;
     } else {
         print(&reader)?;
     }
@@ -24,7 +25,12 @@ pub(crate) fn run(args: &InfoArgs) -> Result<Outcome, Problem> {
 
 fn as_json(reader: &Reader) -> Result<Value, Problem> {
     let layout = reader.layout();
-    let blocks = reader.blocks().iter().map(block_as_json).collect::<Result<Vec<_>, _>>()?;
+    let blocks = reader
+        .blocks()
+        .iter()
+        .enumerate()
+        .map(|(index, block)| block_as_json(index, block))
+        .collect::<Result<Vec<_>, _>>()?;
     let devices: Vec<Value> = reader
         .devices()?
         .iter()
@@ -54,11 +60,12 @@ fn as_json(reader: &Reader) -> Result<Value, Problem> {
     }))
 }
 
-fn block_as_json(block: &Block) -> Result<Value, Problem> {
+fn block_as_json(index: usize, block: &Block) -> Result<Value, Problem> {
     let layout = block.layout();
     let held = !block.is_left_out();
     Ok(json!({
         "name": block.idstr(),
+        "file_name": file_name(layout.idstr_bytes(), index),
         "used_length": block.used_length(),
         "guest_address": layout.guest_address(),
         "left_out": block.is_left_out(),
@@ -71,55 +78,58 @@ fn block_as_json(block: &Block) -> Result<Value, Problem> {
 
 fn print(reader: &Reader) -> Result<(), Problem> {
     let layout = reader.layout();
-    println!("file        {} ({})", reader.file(), show(reader.file_length()));
+    say::line(&format!("file        {} ({})", reader.file(), show(reader.file_length())))?;
     if let Some(header) = reader.libvirt() {
         let state = if header.was_running() { "running" } else { "paused" };
-        println!("libvirt     save image of a guest that was {state}");
+        say::line(&format!("libvirt     save image of a guest that was {state}"))?;
     }
-    println!("stream      at offset {}", layout.stream_offset());
+    say::line(&format!("stream      at offset {}", layout.stream_offset()))?;
     match layout.configuration() {
         Some(configuration) => {
-            println!("machine     {}", shown(configuration.machine()));
-            println!("capability  {}", shown(&configuration.capabilities().join(", ")));
+            say::line(&format!("machine     {}", configuration.machine()))?;
+            say::line(&format!("capability  {}", configuration.capabilities().join(", ")))?;
             if let Some(uuid) = configuration.uuid() {
-                println!("uuid        {}", hex(&uuid));
+                say::line(&format!("uuid        {}", hex(&uuid)))?;
             }
         }
-        None => println!("machine     not said (no configuration section)"),
+        None => say::line("machine     not said (no configuration section)")?,
     }
-    println!("page size   {}", layout.page_size());
-    println!();
-    println!("{:<28} {:>12} {:>12} {:>12} {:>16}", "BLOCK", "SIZE", "PAGES", "PRESENT", "PAGES AT");
+    say::line(&format!("page size   {}", layout.page_size()))?;
+    say::line("")?;
+    say::line(&format!(
+        "{:<28} {:>12} {:>12} {:>12} {:>16}",
+        "BLOCK", "SIZE", "PAGES", "PRESENT", "PAGES AT"
+    ))?;
     for block in reader.blocks() {
         if block.is_left_out() {
-            println!(
+            say::line(&format!(
                 "{:<28} {:>12} {:>12}     left out",
-                shown(&block.idstr()),
+                block.idstr(),
                 show(block.used_length()),
                 block.pages()
-            );
+            ))?;
             continue;
         }
-        println!(
+        say::line(&format!(
             "{:<28} {:>12} {:>12} {:>12} {:>#16x}",
-            shown(&block.idstr()),
+            block.idstr(),
             show(block.used_length()),
             block.pages(),
             block.present_pages()?,
             block.layout().pages_offset()
-        );
+        ))?;
     }
-    println!();
+    say::line("")?;
     let devices = reader.devices()?;
-    println!("tail        at offset {:#x}, {} devices", layout.tail_offset(), devices.len());
+    say::line(&format!("tail        at offset {:#x}, {} devices", layout.tail_offset(), devices.len()))?;
     for device in devices {
-        println!(
+        say::line(&format!(
             "  {} (instance {}, version {}): {} bytes",
-            shown(&device.name),
+            device.name,
             device.instance,
             device.version,
             device.data.len()
-        );
+        ))?;
     }
     Ok(())
 }

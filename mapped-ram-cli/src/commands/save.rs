@@ -2,11 +2,13 @@
 
 use mapped_ram::{RamBlock, Tail};
 
-use super::{interruptible, tell, write_options};
+use super::{begin, tell, write_options};
 use crate::args::SaveArgs;
 use crate::exit::{Outcome, Problem};
+use crate::files::expect_another;
 use crate::progress;
 use crate::ram_file::RamFile;
+use crate::signals::interruptible;
 use crate::synthetic;
 
 pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
@@ -14,6 +16,9 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
         return Err(Problem::Usage("--page-size 0: use a power of two, such as 4096".to_owned()));
     }
     let cancel = interruptible();
+    for named in &args.ram {
+        expect_another(&named.path, &args.out)?;
+    }
     let files: Vec<RamFile> =
         args.ram.iter().map(|named| RamFile::open(named, args.page_size)).collect::<Result<_, _>>()?;
     let made_up = match args.synthetic {
@@ -23,7 +28,7 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
                 args.page_size
             )));
         }
-        Some(bytes) => Some(synthetic::memory(bytes, args.seed)?),
+        Some(bytes) => Some(synthetic::memory(bytes, args.seed, || cancel.is_cancelled())?),
         None => None,
     };
     let mut blocks: Vec<RamBlock<'_>> = files.iter().map(RamFile::block).collect();
@@ -34,13 +39,10 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
         .machine(args.machine.as_str())
         .page_size(args.page_size)
         .progress(progress::callback(&bar));
-    let mut writer = match args.write.offset {
-        Some(_) => options.in_place(&args.out, blocks)?,
-        None => options.create(&args.out, blocks)?,
-    };
+    let mut writer = begin(options, &args.write, &args.out, blocks)?;
     writer.write_all()?;
     bar.finish_and_clear();
     let report = writer.finish(&Tail::minimal())?;
-    tell(&args.out, &args.write, &report);
+    tell(&args.out, &args.write, &report)?;
     Ok(Outcome::Good)
 }

@@ -4,14 +4,14 @@ use std::os::unix::fs::FileExt;
 
 use mapped_ram::{Cancel, Reader, VerifyOptions, VerifyReport};
 
-use super::compare::Tally;
-use super::{find_block, interruptible, open_args};
+use super::tally::Tally;
+use super::{find_block, open_args};
 use crate::args::{NamedFile, VerifyArgs};
 use crate::chunks;
 use crate::exit::{Outcome, Problem};
-use crate::names::shown;
-use crate::progress;
-use crate::ram_file::open_regular;
+use crate::files::{expect_regular, open_regular};
+use crate::signals::interruptible;
+use crate::{progress, say};
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
@@ -19,6 +19,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
     // Asked for first, so that a wrong name is not found out after minutes of reading.
     for named in &args.against {
         find_block(&reader, &named.name)?;
+        expect_regular(&named.path)?;
     }
     let bar = progress::bar("verify", 0);
     let options = VerifyOptions::new()
@@ -27,7 +28,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
         .progress(progress::callback(&bar));
     let report = reader.verify(options)?;
     bar.finish_and_clear();
-    tell(&reader, &report);
+    tell(&reader, &report)?;
     if !report.problems.is_empty() {
         return Ok(Outcome::Damaged);
     }
@@ -40,46 +41,52 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
     Ok(outcome)
 }
 
-fn tell(reader: &Reader, report: &VerifyReport) {
+fn tell(reader: &Reader, report: &VerifyReport) -> Result<(), Problem> {
     for block in &report.blocks {
-        println!(
+        say::line(&format!(
             "{}: {} pages, {} present, {} of those zero",
-            shown(&block.idstr),
-            block.pages,
-            block.present,
-            block.present_zero
-        );
+            block.idstr, block.pages, block.present, block.present_zero
+        ))?;
     }
-    println!("tail: {} bytes, {} devices", report.tail_bytes, report.devices);
+    say::line(&format!("tail: {} bytes, {} devices", report.tail_bytes, report.devices))?;
     for problem in &report.problems {
-        eprintln!("mapped-ram: error: {}: {}", reader.file(), shown(&problem.to_string()));
+        say::error(&format!("{}: {problem}", reader.file()));
     }
     if report.problems.is_empty() {
-        println!("{}: sound", reader.file());
+        say::line(&format!("{}: sound", reader.file()))?;
     }
+    Ok(())
 }
 
 /// Whether a block's memory is what a raw file holds.
 fn is_same(reader: &Reader, named: &NamedFile, cancel: &Cancel) -> Result<bool, Problem> {
     let block = find_block(reader, &named.name)?;
     let path = &named.path;
-    let file = open_regular(path)?;
-    let length =
-        file.metadata().map_err(|error| Problem::io(path, "ask for the file's length", error))?.len();
+    let (file, metadata) = open_regular(path)?;
+    let length = metadata.len();
     if length != block.used_length() {
-        println!("{}: {} bytes, {} has {length}: differs", named.name, block.used_length(), path.display());
+        say::line(&format!(
+            "{}: {} bytes, {} has {length}: differs",
+            block.idstr(),
+            block.used_length(),
+            path.display()
+        ))?;
         return Ok(false);
     }
-    let tally = Tally::new(block.page_size());
+    let tally = Tally::new(block)?;
     let bar = progress::bar("compare", length);
-    chunks::for_each(length, cancel, &bar, |offset, length| {
+    let cancelled = || Problem::cancelled(path);
+    chunks::for_each(length, cancel, &bar, cancelled, |offset, length| {
         let (mut one, mut two) = (vec![0; length], vec![0; length]);
         block.read_at(offset, &mut one)?;
-        file.read_exact_at(&mut two, offset).map_err(|error| Problem::io(path, "read the memory", error))?;
+        file.read_exact_at(&mut two, offset).map_err(|error| {
+            Problem::io(path, format!("read {length} bytes at offset {offset:#x}"), error)
+        })?;
         tally.count(&one, &two, offset);
         Ok(())
     })?;
     bar.finish_and_clear();
-    println!("{}: {} {}", named.name, tally.say(), path.display());
-    Ok(tally.is_same())
+    let (same, text) = tally.result();
+    say::line(&format!("{}: against {}: {text}", block.idstr(), path.display()))?;
+    Ok(same)
 }
