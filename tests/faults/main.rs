@@ -26,7 +26,20 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many channels are left. A thread that was joined is still listed until the kernel has put it away, an instant later:
+/// one that is not gone after ten seconds was never joined.
 fn channels_alive() -> usize {
+    let begin = std::time::Instant::now();
+    loop {
+        let alive = channels_listed();
+        if alive == 0 || begin.elapsed().as_secs() >= 10 {
+            return alive;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn channels_listed() -> usize {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let name = |task: std::io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("comm"));
     tasks.filter_map(|task| name(task).ok()).filter(|name| name.starts_with("mapped-ram-")).count()
