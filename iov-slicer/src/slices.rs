@@ -213,7 +213,14 @@ impl<'s, S: Segment> Iterator for Slices<'s, S> {
                 Stop::Natural => self.end_at(run.end, start, first_index, run.taken),
                 // The limit falls behind the end of what was taken, perhaps inside the next segment.
                 Stop::Bytes => self.cut_at(self.page_floor(start, limit), start, first_index, self.skip),
-                Stop::Iovecs => self.cut_at(self.page_floor(start, run.end), start, first_index, self.skip),
+                Stop::Iovecs => {
+                    let end = self.page_floor(start, run.end);
+                    if end == run.end {
+                        self.end_at(end, start, first_index, run.taken)
+                    } else {
+                        self.cut_at(end, start, first_index, self.skip)
+                    }
+                }
             }
         };
         Some(Ok(write))
@@ -298,12 +305,35 @@ struct Run {
     stop: Stop,
 }
 
+/// How many segments are looked at between two decisions. With 8, deciding costs half of what it does one by one; with more,
+/// short runs begin to pay for it.
+const STRIDE: usize = 8;
+
+/// Lengths below this can be added up [`STRIDE`] times without a wrap that goes unseen.
+const SMALL: usize = 1 << (usize::BITS - 5);
+
+/// Where `segments` end if they all lie back to back from `end` on, none is empty, and none goes past `limit`; `None` if that
+/// is not so, or not clear at a glance.
+#[inline]
+fn all_of<S: Segment>(segments: &[S; STRIDE], end: usize, limit: usize) -> Option<usize> {
+    let mut next = end;
+    let mut apart = 0;
+    let mut large = 0;
+    for segment in segments {
+        apart |= segment.addr() ^ next;
+        // An empty one wraps to the largest length.
+        large |= segment.len().wrapping_sub(1);
+        next = next.wrapping_add(segment.len());
+    }
+    (apart == 0 && large < SMALL && next > end && next <= limit).then_some(next)
+}
+
 /// How far a run that ends at the address `end` goes on into `segments`, up to the address `limit` and by at most
 /// `iovecs` more.
 #[inline]
 fn extend<S: Segment>(segments: &[S], mut end: usize, limit: usize, mut iovecs: usize) -> Run {
     let mut taken = 0;
-    for segment in segments {
+    while let Some(segment) = segments.get(taken) {
         let (addr, len) = (segment.addr(), segment.len());
         if len != 0 {
             if addr != end {
@@ -319,6 +349,15 @@ fn extend<S: Segment>(segments: &[S], mut end: usize, limit: usize, mut iovecs: 
             end += len;
         }
         taken += 1;
+        // A run that has come this far goes on as a rule; in shorter ones the look ahead would cost more than it gains.
+        if taken.is_multiple_of(STRIDE) {
+            while let Some(next) = segments[taken..].first_chunk()
+                && iovecs >= STRIDE
+                && let Some(next_end) = all_of(next, end, limit)
+            {
+                (taken, end, iovecs) = (taken + STRIDE, next_end, iovecs - STRIDE);
+            }
+        }
     }
     Run { taken, end, stop: Stop::Natural }
 }

@@ -87,6 +87,14 @@ proptest! {
         for write in &writes {
             prop_assert!(write.len <= max_bytes && write.len > 0);
         }
+        // Where not one page fits, no write that was cut reaches into the next page.
+        if max_bytes < PAGE {
+            for pair in writes.windows(2) {
+                let at = pair[0].addr as u64 - (1 << 20);
+                let is_cut = pair[0].addr as u64 + pair[0].len == pair[1].addr as u64;
+                prop_assert!(!is_cut || at / PAGE == (at + pair[0].len - 1) / PAGE);
+            }
+        }
         // Where pages fit, every cut is at a page and no write could have been longer by one.
         if max_bytes >= PAGE {
             for pair in writes.windows(2) {
@@ -107,6 +115,14 @@ proptest! {
         prop_assert_eq!((error.index, error.kind), (1, SliceErrorKind::PastEnd));
         prop_assert!(writes.next().is_none());
     }
+}
+
+#[test]
+fn empty_runs_are_skipped_wherever_they_are() {
+    let block = Block::new(1 << 20, 4 * 4096, 0).unwrap();
+    let writes = slice_pages(&block, &Limits::new(4096), [0..0, 100..100, 2..3, 4..4]);
+    let writes: Vec<_> = writes.map(|write| write.unwrap().offset).collect();
+    assert_eq!(writes, [2 * 4096]);
 }
 
 #[test]

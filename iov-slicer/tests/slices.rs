@@ -273,11 +273,51 @@ fn blocks_past_the_end_of_memory_or_file_are_refused() {
 }
 
 #[test]
+fn errors_say_what_is_wrong_with_a_block() {
+    let memory = Block::new(usize::MAX, 1, 0).unwrap_err().to_string();
+    assert!(memory.contains("0x1 bytes at address 0xffffffffffffffff"), "{memory}");
+    let file = Block::new(0, 2, u64::MAX).unwrap_err().to_string();
+    assert!(file.contains("0x2 bytes at file offset 0xffffffffffffffff"), "{file}");
+}
+
+#[test]
+fn an_iovec_that_begins_with_the_block_and_is_too_long_runs_past_its_end() {
+    let block = Block::new(0x1000, 0x1000, 0).unwrap();
+    assert_eq!(check(&block, &[(0x1000, 0x1001)]).unwrap_err().kind, SliceErrorKind::PastEnd);
+    assert_eq!(check(&block, &[(0xFFF, 1)]).unwrap_err().kind, SliceErrorKind::BeforeBlock);
+}
+
+#[test]
 fn errors_say_which_iovec_and_where() {
     let block = Block::new(0x1000, 0x1000, 0).unwrap();
     let error = check(&block, &[(0x1000, 16), (0x800, 16)]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "iovec 1 of 16 bytes at block offset -2048 begins before the block of 4096 bytes"
+    );
+}
+
+#[cfg(feature = "libc")]
+#[test]
+fn the_systems_iovecs_count_as_their_addresses() {
+    let mut memory = vec![0_u8; 100];
+    let start = memory.as_mut_ptr();
+    let iovec = |at: usize, len| libc::iovec { iov_base: start.wrapping_add(at).cast(), iov_len: len };
+    let block = Block::new(start.addr(), 100, 7).unwrap();
+    let iovecs = [iovec(0, 10), iovec(10, 20), iovec(50, 5)];
+    let writes: Vec<(u64, u64)> = slice(&block, &Limits::new(1), &iovecs)
+        .map(|write| {
+            let write = write.unwrap();
+            (write.offset, write.len)
+        })
+        .collect();
+    assert_eq!(writes, [(7, 30), (57, 5)]);
+    assert!(check(&block, &[iovec(90, 11)]).is_err());
+
+    let halves = memory.split_at_mut(40);
+    let mutable = [std::io::IoSliceMut::new(halves.0), std::io::IoSliceMut::new(halves.1)];
+    assert_eq!(
+        slice(&block, &Limits::new(1), &mutable).map(|write| write.unwrap().len).collect::<Vec<_>>(),
+        [100]
     );
 }

@@ -292,8 +292,18 @@ fn decode_capabilities(input: &mut Input<'_>) -> Result<Subsection, Stop> {
     Ok(Subsection::Capabilities(names))
 }
 
+/// A name out of a stream as errors show it: what is not UTF-8 replaced, and control characters escaped, for they would be
+/// obeyed by the terminal that the error ends up on.
 pub(crate) fn lossy(name: &[u8]) -> Box<str> {
-    String::from_utf8_lossy(name).into()
+    let mut shown = String::new();
+    for character in String::from_utf8_lossy(name).chars() {
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown.into()
 }
 
 const TOO_LONG_MACHINE: &str = "the machine name is longer than 4096 bytes";

@@ -4,7 +4,6 @@
 //! can give to it ([`ErrorKind`]).
 
 use alloc::boxed::Box;
-use alloc::string::String;
 use core::fmt;
 
 /// What a caller can do about bytes that were refused.
@@ -41,7 +40,7 @@ impl DecodeError {
     }
 
     pub(crate) fn in_block(mut self, idstr: &[u8]) -> Self {
-        self.block = Some(String::from_utf8_lossy(idstr).into());
+        self.block = Some(crate::configuration::lossy(idstr));
         self
     }
 

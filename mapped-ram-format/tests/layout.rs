@@ -134,7 +134,7 @@ fn plans_that_no_decoder_would_take() {
     assert_eq!(refused(plan().alignment(2048)), PlanError::Alignment(2048));
     assert_eq!(refused(plan().alignment(0)), PlanError::Alignment(0));
     assert_eq!(refused(plan().block(block("", 4096))), PlanError::Name("".into()));
-    assert_eq!(refused(plan().block(block("a\0b", 4096))), PlanError::Name("a\0b".into()));
+    assert_eq!(refused(plan().block(block("a\0b", 4096))), PlanError::Name("a\\u{0}b".into()));
     assert_eq!(refused(plan().block(block(&"a".repeat(256), 4096))), PlanError::Name("a".repeat(256).into()));
     let length = |length| PlanError::UsedLength { block: "a".into(), length, page_size: 4096 };
     assert_eq!(refused(plan().block(block("a", 0))), length(0));

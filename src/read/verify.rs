@@ -168,24 +168,21 @@ impl Reader {
     /// Reads every present page once and counts those that are zeros.
     fn read_pages(&self, options: &mut VerifyOptions<'_>, report: &mut VerifyReport) -> Result<()> {
         let page_size = self.layout().page_size();
-        let held = || self.blocks().iter().enumerate().filter(|(_, block)| !block.is_left_out());
-        let total = report.blocks.iter().map(|block| block.pages).sum::<u64>() * page_size;
-        let pool_of = |options: &VerifyOptions<'_>| {
-            Pool::<VerifyBatch>::builder()
-                .channels(options.channels)
-                .queue_depth(2 * options.channels)
-                .name("mapped-ram")
-                .cancel(options.cancel.clone())
-                .spawn(|index| {
-                    let channel = self.source().channel(index, options.io_mode)?;
-                    Ok(VerifyWorker { channel, buffer: Vec::new() })
-                })
-                .map_err(|error| Error::pool(self.file(), error))
-        };
-        let pool = pool_of(options)?;
+        let held = self.blocks().iter().filter(|block| !block.is_left_out());
+        let total = held.map(Block::used_length).sum();
+        let pool = Pool::<VerifyBatch>::builder()
+            .channels(options.channels)
+            .queue_depth(2 * options.channels)
+            .name("mapped-ram")
+            .cancel(options.cancel.clone())
+            .spawn(|index| {
+                let channel = self.source().channel(index, options.io_mode)?;
+                Ok(VerifyWorker { channel, buffer: Vec::new() })
+            })
+            .map_err(|error| Error::pool(self.file(), error))?;
         let mut meter = Meter::new(&mut options.progress, total, page_size, || pool.counters());
         let zeros: Vec<Arc<AtomicU64>> = report.blocks.iter().map(|_| Arc::default()).collect();
-        for (index, block) in held() {
+        for (block, zeros) in self.blocks().iter().zip(&zeros).filter(|(block, _)| !block.is_left_out()) {
             let present = Arc::clone(block.bitmap()?);
             let name: Arc<str> = Arc::from(block.idstr());
             for_each_chunk(block, |pages| {
@@ -195,7 +192,7 @@ impl Reader {
                     page_size,
                     pages_offset: block.layout().pages_offset(),
                     pages,
-                    zeros: Arc::clone(&zeros[index]),
+                    zeros: Arc::clone(zeros),
                 };
                 pool.submit(batch).map_err(|refused| Error::pool(self.file(), refused.error))?;
                 meter.tell(|| pool.counters());

@@ -10,6 +10,7 @@
 //! are; so whatever point a save is interrupted at, no bit speaks of a page that is not there.
 
 mod options;
+mod plan;
 mod report;
 mod tail;
 #[expect(unsafe_code, reason = "memory that a guest may be writing is read through raw pointers")]

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mapped_ram_format::bitmap::BitmapEncoding;
-use mapped_ram_format::{BlockPlan, Configuration, IGNORE_SHARED, INCOMPLETE_MAGIC, Layout, LayoutPlan};
+use mapped_ram_format::{INCOMPLETE_MAGIC, Layout};
 use multifd_pool::{Cancel, Channel, Pool};
 
 use super::options::SaveOptions;
+use super::plan::{CHUNK, chunk_pages, chunks, plan};
 use super::report::SaveReport;
 use super::tail::Tail;
 use super::worker::{BlockState, SaveBatch, SaveWorker};
@@ -24,10 +25,6 @@ use crate::ram_block::{Place, RamBlock};
 use crate::storage::{IoMode, Storage};
 use crate::transfer::write_slice;
 use crate::zero::Detector;
-
-/// How much of a block goes to a channel at a time, and the most that one write takes, in bytes. Larger writes gained
-/// nothing on the disks measured (docs/performance.md), and the chunk has to pass through a core's cache twice.
-const CHUNK: u64 = 4 << 20;
 
 /// How many bitmap words are encoded and written at a time: 64 KiB, which covers 2 GiB of 4 KiB pages.
 const BITMAP_WINDOW: usize = 8 << 10;
@@ -402,52 +399,4 @@ impl Drop for SyncOnDrop<'_> {
         // The error, if any, was or will be returned by the call that failed; here only the waiting counts.
         let _ = self.0.sync();
     }
-}
-
-/// How many pages a chunk has: whole words of the bitmap, so that no two channels ever share one.
-fn chunk_pages(page_size: u64) -> u64 {
-    (CHUNK / page_size / 64).max(1) * 64
-}
-
-/// Cuts `pages` at every multiple of `chunk`.
-fn chunks(pages: Range<u64>, chunk: u64) -> impl Iterator<Item = Range<u64>> {
-    let mut at = pages.start;
-    std::iter::from_fn(move || {
-        (at < pages.end).then(|| {
-            let end = ((at / chunk + 1) * chunk).min(pages.end);
-            let piece = at..end;
-            at = end;
-            piece
-        })
-    })
-}
-
-fn plan(options: &SaveOptions<'_>, blocks: &[RamBlock<'_>]) -> Result<Layout> {
-    let addressed = blocks.iter().any(|block| block.guest_address.is_some());
-    let mut plan = LayoutPlan::new().stream_offset(options.stream_offset).page_size(options.page_size);
-    if let Some(alignment) = options.alignment {
-        plan = plan.alignment(alignment);
-    }
-    plan = match (&options.head, &options.machine) {
-        (Some(head), _) => plan.head_of(head),
-        (None, Some(machine)) => {
-            let mut configuration = Configuration::new(machine.as_str());
-            if addressed {
-                configuration = configuration.with_capability(IGNORE_SHARED);
-            }
-            plan.configuration(configuration)
-        }
-        (None, None) => plan.no_configuration(),
-    };
-    for block in blocks {
-        let mut planned = BlockPlan::new(block.idstr.clone(), block.used_length);
-        if let Some(address) = block.guest_address {
-            planned = planned.guest_address(address);
-        }
-        if block.place == Place::LeftOut {
-            planned = planned.left_out();
-        }
-        plan = plan.block(planned);
-    }
-    Ok(plan.build()?)
 }

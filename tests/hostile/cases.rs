@@ -227,6 +227,7 @@ pub(crate) fn cases() -> Vec<Case> {
     add("name_empty", ok().write(record_of("ram0"), &[0]), Some(Damaged), &["empty name"]);
     add("name_with_nul", ok().replace(b"\x04ram0", b"\x04ra\x000"), Some(Damaged), &[]);
     add("name_with_slashes", ok().replace(b"\x04ram0", b"\x04../x"), None, &[]);
+    add("name_that_clears_the_screen", ok().replace(b"\x04ram0", b"\x04\x1b[2J"), None, &[]);
     add("name_not_utf_8", ok().replace(b"\x04ram0", b"\x04\xFF\xFEm0"), None, &[]);
     let twice = {
         let mut stream = stream();

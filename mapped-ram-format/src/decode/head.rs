@@ -87,7 +87,10 @@ fn peek(input: &Input<'_>) -> Result<u8, Stop> {
 
 fn magic(input: &mut Input<'_>) -> Result<Step, Stop> {
     let magic = input.array()?;
-    if magic == INCOMPLETE_MAGIC || magic == [0; 4] {
+    // A writer in place goes from whatever stood there to the mark, and from the mark to the magic. Where the four bytes
+    // lie across two sectors of a disk, a power cut can leave a part of each.
+    let unfinished = |(at, byte): (usize, &u8)| [0, INCOMPLETE_MAGIC[at], MAGIC[at]].contains(byte);
+    if magic != MAGIC && magic.iter().enumerate().all(unfinished) {
         return input.bad(Defect::NeverFinished, MAGIC.len());
     }
     if magic != MAGIC {

@@ -6,7 +6,7 @@ use std::path::Path;
 use fuzz_targets::TARGETS;
 
 fn replay(folder: &str) -> usize {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(folder);
     let mut replayed = 0;
     for (name, target) in TARGETS {
         let Ok(entries) = fs::read_dir(folder.join(name)) else { continue };

@@ -11,7 +11,7 @@ use mapped_ram::Reader;
 use reference_model::{Block, Stream};
 
 fn put(target: &str, name: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../seeds").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)?;
     Ok(())

@@ -1,0 +1,62 @@
+//! What a save comes down to before anything is written: the layout of the file, and the chunks of a block.
+
+use std::ops::Range;
+
+use mapped_ram_format::{BlockPlan, Configuration, IGNORE_SHARED, Layout, LayoutPlan};
+
+use super::options::SaveOptions;
+use crate::error::Result;
+use crate::ram_block::{Place, RamBlock};
+
+/// How much of a block goes to a channel at a time, and the most that one write takes, in bytes. Larger writes gained
+/// nothing on the disks measured (docs/performance.md), and the chunk has to pass through a core's cache twice.
+pub(super) const CHUNK: u64 = 4 << 20;
+
+/// How many pages a chunk has: whole words of the bitmap, so that no two channels ever share one.
+pub(super) fn chunk_pages(page_size: u64) -> u64 {
+    (CHUNK / page_size / 64).max(1) * 64
+}
+
+/// Cuts `pages` at every multiple of `chunk`.
+pub(super) fn chunks(pages: Range<u64>, chunk: u64) -> impl Iterator<Item = Range<u64>> {
+    let mut at = pages.start;
+    std::iter::from_fn(move || {
+        (at < pages.end).then(|| {
+            let end = ((at / chunk + 1) * chunk).min(pages.end);
+            let piece = at..end;
+            at = end;
+            piece
+        })
+    })
+}
+
+/// Where everything will stand in the file.
+pub(super) fn plan(options: &SaveOptions<'_>, blocks: &[RamBlock<'_>]) -> Result<Layout> {
+    let addressed = blocks.iter().any(|block| block.guest_address.is_some());
+    let mut plan = LayoutPlan::new().stream_offset(options.stream_offset).page_size(options.page_size);
+    if let Some(alignment) = options.alignment {
+        plan = plan.alignment(alignment);
+    }
+    plan = match (&options.head, &options.machine) {
+        (Some(head), _) => plan.head_of(head),
+        (None, Some(machine)) => {
+            let mut configuration = Configuration::new(machine.as_str());
+            if addressed {
+                configuration = configuration.with_capability(IGNORE_SHARED);
+            }
+            plan.configuration(configuration)
+        }
+        (None, None) => plan.no_configuration(),
+    };
+    for block in blocks {
+        let mut planned = BlockPlan::new(block.idstr.clone(), block.used_length);
+        if let Some(address) = block.guest_address {
+            planned = planned.guest_address(address);
+        }
+        if block.place == Place::LeftOut {
+            planned = planned.left_out();
+        }
+        plan = plan.block(planned);
+    }
+    Ok(plan.build()?)
+}

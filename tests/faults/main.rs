@@ -1,0 +1,224 @@
+//! Everything that can fail, at every call where it can: the error says what and where, no thread is left, and an old file is
+//! byte for byte what it was.
+
+mod plan;
+
+use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use mapped_ram::storage::{AtomicFile, FileSource};
+use mapped_ram::{
+    Cancel, Destination, Error, ErrorKind, LoadOptions, LoadTarget, RamBlock, Reader, ReaderOptions, Result,
+    SaveOptions, Tail, VerifyOptions,
+};
+use proptest::prelude::*;
+
+use crate::plan::{Act, FaultySource, FaultyStorage, Gate, Plan};
+
+const PAGE: usize = 4096;
+const OLD: &[u8] = b"the old file";
+
+/// The tests count threads of the whole process, so they take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How many channels are left. A thread that was joined is still listed until the kernel has put it away, an instant later:
+/// one that is not gone after ten seconds was never joined.
+fn channels_alive() -> usize {
+    let begin = std::time::Instant::now();
+    loop {
+        let alive = channels_listed();
+        if alive == 0 || begin.elapsed().as_secs() >= 10 {
+            return alive;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn channels_listed() -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let name = |task: std::io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("comm"));
+    tasks.filter_map(|task| name(task).ok()).filter(|name| name.starts_with("mapped-ram-")).count()
+}
+
+fn memories() -> [Vec<u8>; 2] {
+    let mut one = vec![0; 100 * PAGE];
+    one[10 * PAGE..40 * PAGE].fill(3);
+    one[70 * PAGE..71 * PAGE].fill(4);
+    [one, vec![5; 20 * PAGE]]
+}
+
+/// A save of two blocks onto `path`, with failures as planned.
+fn save(path: &Path, plan: &Plan, channels: usize) -> Result<()> {
+    let [one, two] = memories();
+    let storage = FaultyStorage::new(AtomicFile::create(path).unwrap(), plan.clone());
+    let blocks = vec![RamBlock::new("pc.ram", &one), RamBlock::new("pc.rom", &two)];
+    let mut writer = SaveOptions::new().channels(channels).with_storage(Box::new(storage), blocks)?;
+    let first = writer.write_all();
+    if first.is_err() {
+        // What is known to be broken is not finished.
+        let again = writer.write_all().unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Usage, "{again}");
+        let finished = writer.finish(&Tail::minimal()).unwrap_err();
+        assert!(matches!(finished.kind(), ErrorKind::Usage | ErrorKind::Io), "{finished}");
+        return first;
+    }
+    writer.finish(&Tail::minimal()).map(drop)
+}
+
+fn expect_told(error: &Error, act: Act, path: &Path) {
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Io, "{text}");
+    assert!(text.contains(path.file_name().unwrap().to_str().unwrap()), "no file: {text}");
+    if let Error::Transfer { source, .. } = error {
+        let known = ["pc.ram", "pc.rom", "head", "tail", "magic"];
+        assert!(known.contains(&&*source.block), "no block: {text}");
+        assert!(text.contains(&format!("offset {:#x}", source.offset + source.done)), "no offset: {text}");
+        if let Act::Errno(errno) = act {
+            assert_eq!(source.source.raw_os_error(), Some(errno), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_save_that_fails_at_any_call_tells_and_leaves_the_old_file() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    for channels in [1, 3] {
+        for act in [Act::Errno(28), Act::Errno(5), Act::Errno(11), Act::Nothing, Act::TooMuch, Act::Panic] {
+            let mut failures = 0;
+            for n in 0.. {
+                fs::write(&path, OLD).unwrap();
+                let plan = Plan::at(n, act);
+                // A panic of the storage in the caller's own thread is the caller's; one in a channel is an error.
+                let result = std::panic::catch_unwind(AssertUnwindSafe(|| save(&path, &plan, channels)));
+                assert_eq!(channels_alive(), 0, "{act:?} at call {n}");
+                if !plan.is_used() {
+                    // Call n does not exist: the save is whole.
+                    result.unwrap().unwrap();
+                    break;
+                }
+                failures += 1;
+                match result {
+                    Ok(result) => {
+                        let error = result.unwrap_err();
+                        if !matches!(act, Act::Panic) {
+                            expect_told(&error, act, &path);
+                        }
+                    }
+                    Err(_) => assert!(matches!(act, Act::Panic), "{act:?} at call {n} became a panic"),
+                }
+                assert_eq!(fs::read(&path).unwrap(), OLD, "{act:?} at call {n}");
+                assert_eq!(
+                    fs::read_dir(dir.path()).unwrap().count(),
+                    1,
+                    "{act:?} at call {n}: something is left"
+                );
+            }
+            // Two heads, four runs, two bitmaps, the tail, sync, name: fewer calls would mean that not all were tried.
+            assert!(failures >= 9, "{act:?}: {failures}");
+        }
+    }
+    let [one, _] = memories();
+    let mut back = vec![0xEE; one.len()];
+    Reader::open(&path).unwrap().block("pc.ram").unwrap().load(&mut back, Destination::Used).unwrap();
+    assert!(back == one);
+}
+
+#[test]
+fn a_load_or_a_look_that_fails_at_any_call_tells() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    save(&path, &Plan::none(), 2).unwrap();
+    let [one, two] = memories();
+    for act in [Act::Errno(5), Act::Nothing, Act::TooMuch, Act::Panic] {
+        for look in [false, true] {
+            let mut failures = 0;
+            for n in 0.. {
+                let plan = Plan::at(n, act);
+                let source = FaultySource::new(FileSource::open(&path).unwrap(), plan.clone());
+                let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
+                let (mut back_one, mut back_two) = (vec![0xEE; one.len()], vec![0xEE; two.len()]);
+                let result = if look {
+                    reader.verify(VerifyOptions::new().channels(2)).map(drop)
+                } else {
+                    let mut targets = [
+                        LoadTarget::new(&reader.blocks()[0], &mut back_one, Destination::Used),
+                        LoadTarget::new(&reader.blocks()[1], &mut back_two, Destination::Used),
+                    ];
+                    LoadOptions::new().channels(2).load(&mut targets).map(drop)
+                };
+                assert_eq!(channels_alive(), 0);
+                if !plan.is_used() {
+                    result.unwrap();
+                    assert!(look || (back_one == one && back_two == two));
+                    break;
+                }
+                failures += 1;
+                let error = result.unwrap_err();
+                if !matches!(act, Act::Panic) {
+                    expect_told(&error, act, &path);
+                }
+            }
+            assert!(failures >= 3, "{act:?}: {failures}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn short_and_interrupted_writes_of_every_length_change_nothing(
+        acts in prop::collection::vec(
+            prop_oneof![(1_usize..200_000).prop_map(Act::Short), Just(Act::Errno(4))], 0..80),
+        channels in 1_usize..4,
+    ) {
+        let _alone = alone();
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let path = dir.path().join("guest.mram");
+        save(&path, &Plan::first(acts.clone()), channels).unwrap();
+        let source = FaultySource::new(FileSource::open(&path).unwrap(), Plan::first(acts));
+        let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
+        for (block, memory) in reader.blocks().iter().zip(memories()) {
+            let mut back = vec![0xEE; memory.len()];
+            block.load(&mut back, Destination::Used).unwrap();
+            prop_assert!(back == memory);
+        }
+    }
+}
+
+#[test]
+fn a_channel_that_does_not_answer_is_cancelled_at_its_next_call() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    let memory = vec![9; 5000 * PAGE];
+    let gate: Gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let cancel = Cancel::new();
+    // Call 0 writes the head; call 1 is a channel's.
+    let plan = Plan::blocked_at(1, Arc::clone(&gate));
+    let storage = FaultyStorage::new(AtomicFile::create(&path).unwrap(), plan.clone());
+    let result = std::thread::scope(|scope| {
+        let (handle, seen) = (cancel.clone(), plan.clone());
+        scope.spawn(move || {
+            seen.wait_until_used();
+            handle.cancel();
+            // Only now does the channel's call return, and it must be its last.
+            *gate.0.lock().unwrap() = true;
+            gate.1.notify_all();
+        });
+        let blocks = vec![RamBlock::new("ram0", &memory)];
+        let mut writer =
+            SaveOptions::new().channels(1).cancel(cancel.clone()).with_storage(Box::new(storage), blocks)?;
+        writer.write_all()
+    });
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Cancelled);
+    assert_eq!(plan.calls(), 2, "calls after the cancellation");
+    assert_eq!(channels_alive(), 0);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
