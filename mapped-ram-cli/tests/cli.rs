@@ -9,21 +9,19 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::prelude::*;
 
-use support::{PAGE, dir, expect, ram_file, saved, text, used};
+use support::{PAGE, check, dir, expect, ram_file, saved, text, used};
 
-proptest! {
-    // Each case starts a dozen processes.
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(64) / 4, ..ProptestConfig::default() })]
-
-    #[test]
-    fn what_is_saved_is_extracted(
-        one in prop::collection::vec(0_u8..3, 1..200),
-        two in prop::collection::vec(0_u8..3, 1..50),
-        channels in 1_u8..5,
-        direct in any::<bool>(),
-        zero_detection in any::<bool>(),
-        offset in prop_oneof![Just(None), (0_u64..20_000).prop_map(Some)],
-    ) {
+#[test]
+fn what_is_saved_is_extracted() {
+    let strategy = (
+        prop::collection::vec(0_u8..3, 1..200),
+        prop::collection::vec(0_u8..3, 1..50),
+        1_u8..5,
+        any::<bool>(),
+        any::<bool>(),
+        prop_oneof![Just(None), (0_u64..20_000).prop_map(Some)],
+    );
+    check(file!(), &strategy, |(one, two, channels, direct, zero_detection, offset)| {
         let dir = dir();
         let (one_path, one_memory) = ram_file(&dir, "one", &one);
         let (two_path, two_memory) = ram_file(&dir, "two", &two);
@@ -43,7 +41,12 @@ proptest! {
         prop_assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
 
         let with_offset = |rest: &[&str]| -> Vec<String> {
-            rest[..1].iter().chain(&offset_arguments).chain(&rest[1..]).map(|part| (*part).to_owned()).collect()
+            rest[..1]
+                .iter()
+                .chain(&offset_arguments)
+                .chain(&rest[1..])
+                .map(|part| (*part).to_owned())
+                .collect()
         };
         let expect_at = |code, rest: &[&str]| {
             let arguments = with_offset(rest);
@@ -75,14 +78,22 @@ proptest! {
         expect(0, &[&["copy"], &in_offset[..], &[text(&out), text(&copy)]].concat());
         let offset_a: Vec<&str> = at.iter().flat_map(|at| ["--offset-a", at.as_str()]).collect();
         let (said, _) = expect(0, &[&["compare"], &offset_a[..], &[text(&out), text(&copy)]].concat());
-        prop_assert!(said.contains("pc.ram: the same") && said.contains("device state: the same"), "{}", said);
+        prop_assert!(
+            said.contains("pc.ram: the same") && said.contains("device state: the same"),
+            "{}",
+            said
+        );
         let (json, _) = expect(0, &["info", "--json", text(&copy)]);
         let info: serde_json::Value = serde_json::from_str(&json).unwrap();
         prop_assert_eq!(&info["blocks"][0]["present_pages"], one.len() - zeros);
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn compare_finds_the_pages_that_differ(pages in prop::collection::vec((0_u8..3, 0_u8..3), 1..100)) {
+#[test]
+fn compare_finds_the_pages_that_differ() {
+    let strategy = prop::collection::vec((0_u8..3, 0_u8..3), 1..100);
+    check(file!(), &strategy, |pages| {
         let dir = dir();
         let (one, two): (Vec<u8>, Vec<u8>) = pages.iter().copied().unzip();
         let (one, two) = (saved(&dir, "one", &one).0, saved(&dir, "two", &two).0);
@@ -100,12 +111,14 @@ proptest! {
         };
         prop_assert!(said.contains(&expected), "{}: {}", expected, said);
         prop_assert!(said.contains("device state: the same"), "{}", said);
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn a_file_with_flipped_bytes_is_read_or_refused(
-        flips in prop::collection::vec((prop_oneof![0_usize..200, any::<usize>()], 1_u8..=255), 1..4),
-    ) {
+#[test]
+fn a_file_with_flipped_bytes_is_read_or_refused() {
+    let strategy = prop::collection::vec((prop_oneof![0_usize..200, any::<usize>()], 1_u8..=255), 1..4);
+    check(file!(), &strategy, |flips| {
         let dir = dir();
         let (guest, _) = saved(&dir, "guest", &[1, 0, 2]);
         let mut bytes = fs::read(&guest).unwrap();
@@ -130,10 +143,14 @@ proptest! {
             prop_assert!(code == Some(0) || code == Some(3), "{:?} {}: {}", arguments, output.status, err);
             prop_assert_eq!(code == Some(3), err.starts_with("mapped-ram: error: "), "{}", err);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn garbage_is_an_error_and_no_more(bytes in prop::collection::vec(any::<u8>(), 0..5000), magic in any::<bool>()) {
+#[test]
+fn garbage_is_an_error_and_no_more() {
+    let strategy = (prop::collection::vec(any::<u8>(), 0..5000), any::<bool>());
+    check(file!(), &strategy, |(bytes, magic)| {
         let dir = dir();
         let path = dir.path().join("garbage");
         let bytes = if magic { [b"QEVM\0\0\0\x03".as_slice(), &bytes].concat() } else { bytes };
@@ -149,7 +166,8 @@ proptest! {
             prop_assert!(err.starts_with("mapped-ram: error: ") && err.contains(text(&path)), "{}", err);
         }
         prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
+        Ok(())
+    });
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tempfile::TempDir;
 
 pub(crate) const PAGE: usize = 4096;
@@ -63,4 +65,20 @@ pub(crate) fn listing(dir: &Path) -> Vec<OsString> {
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     names
+}
+
+/// Runs `test` on values of `strategy`, as `proptest!` would, but on a sixteenth as many: each case starts a dozen
+/// processes, and the macro takes the number from PROPTEST_CASES whatever its configuration says. `file` is the caller's,
+/// for its regressions.
+pub(crate) fn check<S: Strategy>(
+    file: &'static str,
+    strategy: &S,
+    test: impl Fn(S::Value) -> Result<(), TestCaseError>,
+) {
+    let mut config = Config::default();
+    config.cases = (config.cases / 16).max(1);
+    config.source_file = Some(file);
+    if let Err(failure) = TestRunner::new(config).run(strategy, test) {
+        panic!("{failure}");
+    }
 }
