@@ -1,54 +1,13 @@
 //! The command as its users meet it: what it writes, prints, refuses, and how it ends.
 
+mod support;
+
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use proptest::prelude::*;
-use tempfile::TempDir;
 
-const PAGE: usize = 4096;
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mapped-ram")).args(arguments).output().unwrap()
-}
-
-/// Runs the command and expects it to end with `code`; gives what it wrote to stdout and stderr.
-fn expect(code: i32, arguments: &[&str]) -> (String, String) {
-    let output = run(arguments);
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    let (out, err) = (text(output.stdout), text(output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{out}{err}");
-    assert!(!err.contains("panicked"), "{err}");
-    (out, err)
-}
-
-fn dir() -> TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn ram_file(dir: &TempDir, name: &str, pages: &[u8]) -> (PathBuf, Vec<u8>) {
-    let memory: Vec<u8> = pages.iter().flat_map(|kind| vec![*kind; PAGE]).collect();
-    let path = dir.path().join(name);
-    fs::write(&path, &memory).unwrap();
-    (path, memory)
-}
-
-fn saved(dir: &TempDir, name: &str, pages: &[u8]) -> (PathBuf, Vec<u8>) {
-    let (ram, memory) = ram_file(dir, &format!("{name}.ram"), pages);
-    let out = dir.path().join(name);
-    expect(0, &["save", "--ram", &format!("ram0={}", text(&ram)), text(&out)]);
-    (out, memory)
-}
-
-fn used(path: &Path) -> u64 {
-    fs::metadata(path).unwrap().blocks() * 512
-}
+use support::{PAGE, dir, expect, ram_file, saved, text, used};
 
 proptest! {
     // Each case starts a dozen processes.
@@ -118,6 +77,57 @@ proptest! {
         let (json, _) = expect(0, &["info", "--json", text(&copy)]);
         let info: serde_json::Value = serde_json::from_str(&json).unwrap();
         prop_assert_eq!(&info["blocks"][0]["present_pages"], one.len() - zeros);
+    }
+
+    #[test]
+    fn compare_finds_the_pages_that_differ(pages in prop::collection::vec((0_u8..3, 0_u8..3), 1..100)) {
+        let dir = dir();
+        let (one, two): (Vec<u8>, Vec<u8>) = pages.iter().copied().unzip();
+        let (one, two) = (saved(&dir, "one", &one).0, saved(&dir, "two", &two).0);
+        let differing: Vec<usize> =
+            pages.iter().enumerate().filter(|(_, (one, two))| one != two).map(|(page, _)| page).collect();
+        let code = i32::from(!differing.is_empty());
+        let (said, _) = expect(code, &["compare", text(&one), text(&two)]);
+        let expected = match differing.as_slice() {
+            [] => "ram0: the same".to_owned(),
+            [page] => format!("ram0: 1 page differs, the first at offset {:#x}: page {page}", page * PAGE),
+            [first, ..] => {
+                let (count, offset) = (differing.len(), first * PAGE);
+                format!("ram0: {count} pages differ, the first at offset {offset:#x}: page {first}")
+            }
+        };
+        prop_assert!(said.contains(&expected), "{}: {}", expected, said);
+        prop_assert!(said.contains("device state: the same"), "{}", said);
+    }
+
+    #[test]
+    fn a_file_with_flipped_bytes_is_read_or_refused(
+        flips in prop::collection::vec((prop_oneof![0_usize..200, any::<usize>()], 1_u8..=255), 1..4),
+    ) {
+        let dir = dir();
+        let (guest, _) = saved(&dir, "guest", &[1, 0, 2]);
+        let mut bytes = fs::read(&guest).unwrap();
+        for (at, flip) in flips {
+            // The head, the bitmap, or the last page and the tail: between them is only padding.
+            let at = if at < 200 { at } else { bytes.len() - 1 - at % 200 };
+            bytes[at] ^= flip;
+        }
+        fs::write(&guest, bytes).unwrap();
+        let (raw, copy) = (dir.path().join("all"), dir.path().join("copy"));
+        for arguments in [
+            &["info", text(&guest)][..],
+            &["info", "--json", text(&guest)],
+            &["verify", text(&guest)],
+            &["extract", text(&guest), "--all", "--output", text(&raw)],
+            &["copy", text(&guest), text(&copy)],
+            &["compare", text(&guest), text(&guest)],
+        ] {
+            let output = support::command().args(arguments).output().unwrap();
+            let code = output.status.code();
+            let err = String::from_utf8_lossy(&output.stderr);
+            prop_assert!(code == Some(0) || code == Some(3), "{:?} {}: {}", arguments, output.status, err);
+            prop_assert_eq!(code == Some(3), err.starts_with("mapped-ram: error: "), "{}", err);
+        }
     }
 
     #[test]
@@ -219,7 +229,7 @@ fn content_that_differs_is_exit_code_1_and_says_where() {
     let (other, _) = ram_file(&dir, "other", &[1, 0, 2, 3]);
     let (short, _) = ram_file(&dir, "short", &[1, 0, 2]);
     let (said, _) = expect(1, &["verify", "--against", &format!("ram0={}", text(&other)), text(&guest)]);
-    assert!(said.contains("1 page differs, the first at offset 0x3000"), "{said}");
+    assert!(said.contains("1 page differs, the first at offset 0x3000: page 3"), "{said}");
     let (said, _) = expect(1, &["verify", "--against", &format!("ram0={}", text(&short)), text(&guest)]);
     assert!(said.contains("differs"), "{said}");
 }
@@ -308,25 +318,4 @@ fn help_documents_the_exit_codes() {
         assert!(said.contains("Exit codes:") && said.contains("damaged, incomplete"), "{said}");
     }
     expect(0, &["--version"]);
-}
-
-/// What a process held at most, in bytes, by the system's account.
-fn peak_of_children() -> u64 {
-    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).unwrap();
-    u64::try_from(usage.max_rss()).unwrap() << 10
-}
-
-#[test]
-fn memory_beside_the_guest_stays_under_64_mib() {
-    // The largest child so far may be one of another test's; all of them are smaller than this guest.
-    let dir = dir();
-    let guest = dir.path().join("guest.mram");
-    expect(0, &["save", "--synthetic", "512M", "--channels", "2", text(&guest)]);
-    let peak = peak_of_children();
-    // Pages of the made-up guest that are zero were never touched, but by the scan, which maps the system's page of zeros.
-    let (json, _) = expect(0, &["info", "--json", text(&guest)]);
-    let info: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let touched = info["blocks"][0]["present_pages"].as_u64().unwrap() * PAGE as u64;
-    let beside = peak.checked_sub(touched).expect("the guest's memory was counted");
-    assert!(beside < 64 << 20, "{} MiB beside the guest's {} MiB", beside >> 20, touched >> 20);
 }

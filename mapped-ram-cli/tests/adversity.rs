@@ -1,0 +1,270 @@
+//! The command when things go wrong: signals, full disks, closed pipes, files that are not what they should be, and names
+//! that mean harm. What matters each time: the exit code, a word about it, and that nothing of anybody's is lost.
+
+mod support;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+
+use support::{command, dir, expect, expect_output, listing, ram_file, saved, text};
+
+/// Waits until the command has a file of the folder `dir` open that is not one of `inputs`: it is writing then.
+fn wait_until_it_writes(child: &mut Child, dir: &Path, inputs: &[&Path]) {
+    loop {
+        assert!(child.try_wait().unwrap().is_none(), "ended too early");
+        let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        let mut targets = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+        if targets.any(|target| target.starts_with(dir) && !inputs.contains(&target.as_path())) {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn an_interrupted_save_leaves_no_file_or_one_that_is_called_incomplete() {
+    for (signal, offset) in [(Signal::SIGINT, None), (Signal::SIGTERM, None), (Signal::SIGINT, Some("5000"))]
+    {
+        let dir = dir();
+        let folder = dir.path().canonicalize().unwrap();
+        let (ram, out) = (folder.join("ram"), folder.join("out"));
+        // One hole, and more of it than can be looked through before the signal comes.
+        File::create(&ram).unwrap().set_len(1 << 40).unwrap();
+        fs::write(&out, [7; 6000]).unwrap();
+        let ram0 = format!("ram0={}", text(&ram));
+        let mut arguments = vec!["save", "--ram", &ram0, text(&out)];
+        if let Some(offset) = offset {
+            arguments.extend(["--offset", offset]);
+        }
+        let mut child = command().args(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        wait_until_it_writes(&mut child, &folder, &[&ram]);
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let (_, err) = expect_output(130, child.wait_with_output().unwrap(), &arguments);
+        assert!(err.contains(text(&out)) && err.contains("cancelled"), "{err}");
+        assert_eq!(listing(&folder), ["out", "ram"]);
+        let left = fs::read(&out).unwrap();
+        match offset {
+            None => assert!(left == [7; 6000]),
+            Some(offset) => {
+                assert!(left[..5000] == [7; 5000]);
+                expect(3, &["verify", "--offset", offset, text(&out)]);
+            }
+        }
+    }
+}
+
+/// Runs the command where no file may grow past 2 MiB (4 MiB where the shell counts in KiB).
+fn expect_on_a_full_disk(code: i32, arguments: &[&str]) -> String {
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -f 4096 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mapped-ram")])
+        .args(arguments)
+        .output()
+        .unwrap();
+    expect_output(code, output, arguments).1
+}
+
+#[test]
+fn a_full_disk_is_exit_code_4_with_block_and_offset_and_the_old_file_stays() {
+    let dir = dir();
+    let (guest, out) = (dir.path().join("guest"), dir.path().join("out"));
+    expect(0, &["save", "--synthetic", "12M", text(&guest)]);
+    fs::write(&out, "precious").unwrap();
+    for arguments in [
+        &["save", "--synthetic", "12M", text(&out)][..],
+        &["save", "--synthetic", "12M", "--direct-io", text(&out)],
+        &["copy", text(&guest), text(&out)],
+    ] {
+        let err = expect_on_a_full_disk(4, arguments);
+        for word in ["mapped-ram: error: ", text(&out), "block `ram0`", "offset 0x", "too large"] {
+            assert!(err.to_lowercase().contains(&word.to_lowercase()), "{word}: {err}");
+        }
+        assert_eq!(fs::read_to_string(&out).unwrap(), "precious");
+        assert_eq!(listing(dir.path()), ["guest", "out"]);
+    }
+    let err = expect_on_a_full_disk(4, &["extract", text(&guest), "--block", "ram0", "--output", text(&out)]);
+    assert!(err.contains(text(&out)) && err.contains("block `ram0`"), "{err}");
+    assert_eq!(fs::read_to_string(&out).unwrap(), "precious");
+
+    expect_on_a_full_disk(4, &["save", "--synthetic", "12M", "--offset", "8", text(&out)]);
+    assert!(fs::read(&out).unwrap().starts_with(b"precious"));
+    expect(3, &["verify", "--offset", "8", text(&out)]);
+}
+
+#[test]
+fn an_input_is_never_overwritten() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 0, 2]);
+    let ram = dir.path().join("guest.ram");
+    let (hard, soft) = (dir.path().join("hard"), dir.path().join("soft"));
+    fs::hard_link(&ram, &hard).unwrap();
+    symlink(&ram, &soft).unwrap();
+    let all = dir.path().join("all");
+    fs::create_dir(&all).unwrap();
+    let inside = all.join("ram0.raw");
+    fs::copy(&guest, &inside).unwrap();
+    let ram0 = format!("ram0={}", text(&ram));
+    let before = (fs::read(&guest).unwrap(), fs::read(&ram).unwrap());
+    for arguments in [
+        &["save", "--ram", &ram0, text(&ram)][..],
+        &["save", "--ram", &ram0, text(&hard)],
+        &["save", "--ram", &ram0, text(&soft)],
+        &["save", "--ram", &ram0, "--offset", "4096", text(&ram)],
+        &["copy", "--offset", "4096", text(&guest), text(&guest)],
+        &["extract", text(&guest), "--block", "ram0", "--output", text(&guest)],
+        &["extract", text(&inside), "--all", "--output", text(&all)],
+    ] {
+        let (_, err) = expect(2, arguments);
+        assert!(err.contains("name another file"), "{err}");
+    }
+    assert!((fs::read(&guest).unwrap(), fs::read(&ram).unwrap()) == before);
+    assert!(fs::read(&inside).unwrap() == before.0);
+    // A copy as a new file may take its source's place.
+    expect(0, &["copy", text(&guest), text(&guest)]);
+    expect(0, &["verify", "--against", &ram0, text(&guest)]);
+}
+
+#[test]
+fn a_link_in_the_folder_is_not_followed_out_of_it() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1]);
+    let (all, precious) = (dir.path().join("all"), dir.path().join("precious"));
+    fs::create_dir(&all).unwrap();
+    fs::write(&precious, "precious").unwrap();
+    symlink("../precious", all.join("ram0.raw")).unwrap();
+    let (_, err) = expect(2, &["extract", text(&guest), "--all", "--output", text(&all)]);
+    assert!(err.contains("symbolic link"), "{err}");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+}
+
+#[test]
+fn pipes_and_folders_are_refused_at_once() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1]);
+    let (pipe, out) = (dir.path().join("pipe"), dir.path().join("out"));
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    for path in [pipe.as_path(), dir.path()] {
+        let ram0 = format!("ram0={}", text(path));
+        for arguments in [
+            &["info", text(path)][..],
+            &["verify", text(path)],
+            &["verify", "--against", &ram0, text(&guest)],
+            &["save", "--ram", &ram0, text(&out)],
+            &["save", "--synthetic", "1M", "--offset", "10", text(path)],
+            &["copy", text(path), text(&out)],
+            &["compare", text(&guest), text(path)],
+        ] {
+            let (_, err) = expect(2, arguments);
+            assert!(err.contains(text(path)) && err.contains("no regular file"), "{err}");
+        }
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_reader_that_went_away_changes_no_exit_code() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 2]);
+    let (other, _) = ram_file(&dir, "other", &[1, 3]);
+    let against = format!("ram0={}", text(&other));
+    for (code, arguments) in [
+        (0, &["info", text(&guest)][..]),
+        (0, &["info", "--json", text(&guest)]),
+        (1, &["verify", "--against", &against, text(&guest)]),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command().args(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let (_, err) = expect_output(code, output.wait_with_output().unwrap(), arguments);
+        assert_eq!(err, "");
+    }
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command().args(["info", text(&guest)]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let (_, err) = expect_output(4, output.wait_with_output().unwrap(), &["info"]);
+    assert!(err.starts_with("mapped-ram: error: standard output: "), "{err}");
+}
+
+#[test]
+fn progress_bars_on_a_terminal_alone() {
+    let dir = dir();
+    let guest = dir.path().join("guest");
+    let arguments = ["save", "--synthetic", "12M", text(&guest)];
+    let (_, err) = expect(0, &arguments);
+    assert_eq!(err, "");
+
+    let terminal = openpty(&Winsize { ws_row: 25, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 }, None).unwrap();
+    let mut child = command().args(arguments).stdout(Stdio::null()).stderr(terminal.slave).spawn().unwrap();
+    let mut seen = Vec::new();
+    let mut bytes = [0; 4096];
+    let mut master = File::from(terminal.master);
+    // The end of a terminal is an error.
+    while let Ok(length @ 1..) = master.read(&mut bytes) {
+        seen.extend(&bytes[..length]);
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(String::from_utf8_lossy(&seen).contains("save ["), "{}", String::from_utf8_lossy(&seen));
+}
+
+#[test]
+fn names_and_paths_of_any_bytes_work_and_never_reach_the_terminal_raw() {
+    let dir = dir();
+    for (name, file) in [
+        (&b"a\x1b[31m\nb\x7f"[..], "a%1B%5B31m%0Ab%7F.raw"),
+        (b"\xff\xfe", "%FF%FE.raw"),
+        (b"..", "%2E..raw"),
+        (b"/rom@etc/acpi/tables", "%2From@etc%2Facpi%2Ftables.raw"),
+    ] {
+        let mut ram = dir.path().to_owned();
+        ram.push(OsStr::from_bytes(b"ram=\xf0\n"));
+        fs::write(&ram, [9; 8192]).unwrap();
+        let (guest, raw, all) = (dir.path().join("guest"), dir.path().join("raw"), dir.path().join("all"));
+        let named = OsString::from_vec([name, b"=", ram.as_os_str().as_bytes()].concat());
+        let name = OsStr::from_bytes(name);
+        let os = OsStr::new;
+        for arguments in [
+            &[os("save"), os("--ram"), &named, guest.as_os_str()][..],
+            &[os("info"), guest.as_os_str()],
+            &[os("verify"), os("--against"), &named, guest.as_os_str()],
+            &[os("extract"), guest.as_os_str(), os("--block"), name, os("--output"), raw.as_os_str()],
+            &[os("extract"), guest.as_os_str(), os("--all"), os("--output"), all.as_os_str()],
+            &[os("compare"), guest.as_os_str(), guest.as_os_str()],
+        ] {
+            let (out, err) = expect(0, arguments);
+            assert!(!out.contains(|char: char| char.is_control() && char != '\n' && char != '\t'), "{out:?}");
+            assert_eq!(err, "");
+        }
+        let (_, err) = expect(
+            2,
+            &[os("extract"), guest.as_os_str(), os("--block"), os("no\x1b"), os("-o"), raw.as_os_str()],
+        );
+        assert!(err.ends_with('\n') && !err.trim_end().contains(char::is_control), "{err:?}");
+        assert_eq!(fs::read(&raw).unwrap(), [9; 8192]);
+        assert_eq!(listing(&all), [file]);
+        let (json, _) = expect(0, &["info", "--json", text(&guest)]);
+        let info: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(info["blocks"][0]["file_name"], file);
+        fs::remove_dir_all(&all).unwrap();
+    }
+}
+
+#[test]
+fn an_offset_of_0_is_a_new_file() {
+    let dir = dir();
+    let (out, held) = (dir.path().join("out"), dir.path().join("held"));
+    fs::write(&out, "old").unwrap();
+    fs::hard_link(&out, &held).unwrap();
+    expect(0, &["save", "--synthetic", "1M", "--offset", "0", text(&out)]);
+    expect(0, &["verify", text(&out)]);
+    let mut old = String::new();
+    File::open(&held).unwrap().read_to_string(&mut old).unwrap();
+    assert_eq!(old, "old");
+}
