@@ -58,16 +58,17 @@ pub(crate) enum Command {
 }
 
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("guest").required(true)))]
 pub(crate) struct SaveArgs {
     /// A RAM block: its name in the stream, and the file that holds its memory. The name ends at the first `=`
     ///
     /// The file (QEMU's memory-backend-file, a memfd under /proc, a raw image) is mapped, and its length must be a multiple of
     /// the page size. A guest may go on writing it: then the pages are of different moments. Give the option once for each
     /// block.
-    #[arg(long, value_name = "NAME=FILE", value_parser = named_file(), required_unless_present = "synthetic")]
+    #[arg(long, value_name = "NAME=FILE", value_parser = named_file(), group = "guest")]
     pub(crate) ram: Vec<NamedFile>,
     /// Make up a guest of this size instead, with one block `ram0`: partly dense, partly sparse, partly zero
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, conflicts_with = "ram")]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, group = "guest")]
     pub(crate) synthetic: Option<u64>,
     /// The made-up guest is the same for the same seed
     #[arg(long, value_name = "N", default_value_t = 1, requires = "synthetic")]

@@ -15,14 +15,22 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), Problem> {
     Ok((file, metadata))
 }
 
-/// An error where `path` is a directory, a pipe, a device or a socket.
+/// An error where `path` is a directory, a pipe, a device or a socket, or nothing at all.
 pub(crate) fn expect_regular(path: &Path) -> Result<(), Problem> {
     let metadata =
         fs::metadata(path).map_err(|error| Problem::io(path, "open the file for reading", error))?;
     if metadata.is_file() {
         return Ok(());
     }
-    Err(Problem::Usage(format!("{} is no regular file; pages are read at offsets", path.display())))
+    Err(Problem::Usage(format!(
+        "{} is no regular file; name one, since pages have fixed offsets in it",
+        path.display()
+    )))
+}
+
+/// An error where something stands at `path` that is no regular file.
+pub(crate) fn expect_regular_or_nothing(path: &Path) -> Result<(), Problem> {
+    if path.exists() { expect_regular(path) } else { Ok(()) }
 }
 
 /// An error where `output` is the very file that is to be read: writing it would destroy what is read, or put something

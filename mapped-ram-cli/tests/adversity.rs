@@ -160,6 +160,8 @@ fn pipes_and_folders_are_refused_at_once() {
             &["verify", "--against", &ram0, text(&guest)],
             &["save", "--ram", &ram0, text(&out)],
             &["save", "--synthetic", "1M", "--offset", "10", text(path)],
+            &["save", "--synthetic", "1M", text(path)],
+            &["extract", text(&guest), "--block", "ram0", "--output", text(path)],
             &["copy", text(path), text(&out)],
             &["compare", text(&guest), text(path)],
         ] {

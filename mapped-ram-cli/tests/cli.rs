@@ -3,8 +3,10 @@
 mod support;
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::prelude::*;
 
 use support::{PAGE, dir, expect, ram_file, saved, text, used};
@@ -311,11 +313,34 @@ fn a_libvirt_image_is_opened_by_itself() {
 }
 
 #[test]
+fn a_memfd_of_another_process_is_a_ram_file() {
+    let dir = dir();
+    let memory = File::from(memfd_create("guest-ram", MFdFlags::MFD_CLOEXEC).unwrap());
+    memory.set_len(1 << 20).unwrap();
+    memory.write_all_at(&[5; PAGE], 9 * PAGE as u64).unwrap();
+    let ram0 = format!("ram0=/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd());
+    let guest = dir.path().join("guest");
+    expect(0, &["save", "--ram", &ram0, text(&guest)]);
+    let (said, _) = expect(0, &["verify", "--against", &ram0, text(&guest)]);
+    assert!(said.contains("256 pages, 1 present"), "{said}");
+}
+
+#[test]
 fn help_documents_the_exit_codes() {
     for command in ["", "save", "info", "verify", "extract", "copy", "compare"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|part| !part.is_empty()).collect();
         let (said, _) = expect(0, &arguments);
-        assert!(said.contains("Exit codes:") && said.contains("damaged, incomplete"), "{said}");
+        for code in [
+            "Exit codes:",
+            "0    all",
+            "1    the content",
+            "2    the command",
+            "3    the file",
+            "4    the system",
+            "130  ",
+        ] {
+            assert!(said.contains(code), "{said}");
+        }
     }
     expect(0, &["--version"]);
 }

@@ -15,7 +15,7 @@ use mapped_ram::{Block, Cancel, RamBlock, Reader, ReaderOptions, SaveOptions, Sa
 
 use crate::args::{ReadArgs, WriteArgs, ZeroDetection};
 use crate::exit::Problem;
-use crate::files::expect_regular;
+use crate::files::{expect_regular, expect_regular_or_nothing};
 use crate::say;
 use crate::size::show;
 
@@ -69,11 +69,9 @@ fn begin<'a>(
     out: &Path,
     blocks: Vec<RamBlock<'a>>,
 ) -> Result<Writer<'a>, Problem> {
+    // Looked at before it is opened: a pipe would be waited for until somebody reads it.
+    expect_regular_or_nothing(out)?;
     let Some(offset) = args.in_place() else { return Ok(options.create(out, blocks)?) };
-    if out.exists() {
-        // A pipe would be waited for until somebody reads it.
-        expect_regular(out)?;
-    }
     Ok(options.stream_offset(offset).in_place(out, blocks)?)
 }
 
