@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         pages: (0..pages).step_by(3).map(|page| (page, vec![7; 256])).collect(),
     };
     for (name, blocks) in
-        [("none", vec![]), ("one", vec![block("ram0", 3)]), ("two", vec![block("a", 5), block("b", 1)])]
+        [("empty", vec![]), ("one", vec![block("ram0", 3)]), ("two", vec![block("a", 5), block("b", 1)])]
     {
         let mut stream = Stream::new(blocks);
         (stream.page_size, stream.alignment) = (256, 256);

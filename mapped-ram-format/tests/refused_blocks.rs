@@ -12,7 +12,7 @@ use mapped_ram_format::{Configuration, Defect, ErrorKind, IGNORE_SHARED};
 fn an_empty_name_or_a_nul_in_it() {
     let at = Stream::new().layout.records_offset();
     Stream::new().put(at, &[0]).is(Defect::Name, at + 1);
-    Stream::new().put(at + 2, &[0]).is_in("r\0m0", Defect::Name, at + 1);
+    Stream::new().put(at + 2, &[0]).is_in("r\\u{0}m0", Defect::Name, at + 1);
 }
 
 #[test]
