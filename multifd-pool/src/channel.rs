@@ -28,6 +28,29 @@ pub trait Channel: Send {
     /// # Safety
     /// Each of `vecs` must be writable for its length until the call returns.
     unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize>;
+
+    /// Asks for room for the `length` bytes from `offset` on, which are about to be written: so that the file system
+    /// finds it in one piece, and writes need not wait for each other while it is found. The file's length and what can be
+    /// read stay as they are.
+    ///
+    /// It is advice: where it cannot be followed nothing happens, which is what the default does.
+    ///
+    /// # Errors
+    /// That there is no room (`ENOSPC`, `EDQUOT`), or that the device failed.
+    fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let _ = (offset, length);
+        Ok(())
+    }
+
+    /// Makes the `length` bytes from `offset` on read as zeros, as a hole where the file can have one. The file's length
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// What the system says; [`io::ErrorKind::Unsupported`] from a channel that has no such thing, as the default.
+    fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let _ = (offset, length);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl<C: Channel + ?Sized> Channel for Box<C> {
@@ -39,5 +62,13 @@ impl<C: Channel + ?Sized> Channel for Box<C> {
     unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
         // SAFETY: the caller's promise, passed on.
         unsafe { (**self).read_at(vecs, offset) }
+    }
+
+    fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).reserve(offset, length)
+    }
+
+    fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).clear(offset, length)
     }
 }

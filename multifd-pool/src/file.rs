@@ -4,6 +4,9 @@
 //! second, buffered descriptor: what is aligned goes past the page cache, and the few bytes before and behind go through
 //! it. It does so by short calls: one call transfers either a stretch that is not aligned or one that is, and
 //! whoever called goes on behind it.
+//!
+//! An uncached channel goes through the page cache and leaves nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where
+//! the kernel or the file system does not know that, it is a buffered one.
 
 use std::fs::File;
 use std::io;
@@ -65,18 +68,39 @@ impl Alignment {
 pub struct FileChannel {
     buffered: File,
     direct: Option<(File, Alignment)>,
+    /// The flags of buffered calls: 0 or [`RWF_DONTCACHE`].
+    flags: libc::c_int,
 }
+
+/// Drop what a call brought into the page cache as soon as it is on the disk. The C library does not name it yet.
+const RWF_DONTCACHE: libc::c_int = 0x80;
 
 impl FileChannel {
     /// Through the page cache.
     pub fn buffered(file: File) -> Self {
-        Self { buffered: file, direct: None }
+        Self { buffered: file, direct: None, flags: 0 }
+    }
+
+    /// Through the page cache, leaving nothing there; as [`buffered`](Self::buffered) where
+    /// [`takes_uncached`](Self::takes_uncached) says no.
+    pub fn uncached(file: File) -> Self {
+        let flags = if Self::takes_uncached(&file) { RWF_DONTCACHE } else { 0 };
+        Self { buffered: file, direct: None, flags }
+    }
+
+    /// Whether kernel and file system know uncached calls on `file`, which must be open for reading.
+    pub fn takes_uncached(file: &File) -> bool {
+        let mut byte = 0_u8;
+        let vec = [IoVec::new(&raw mut byte, 1)];
+        // The flag is judged before anything is read, for reads as for writes.
+        // SAFETY: `byte` is writable and outlives the call.
+        unsafe { positional(file, &vec, 0, libc::preadv2, RWF_DONTCACHE) }.is_ok()
     }
 
     /// Past the page cache where memory and offset are aligned, through it where they are not. Both descriptors are of
     /// the same file; `direct` was opened with `O_DIRECT`, `buffered` without.
     pub fn direct(direct: File, buffered: File, alignment: Alignment) -> Self {
-        Self { buffered, direct: Some((direct, alignment)) }
+        Self { buffered, direct: Some((direct, alignment)), flags: 0 }
     }
 
     /// One call on one of the descriptors, with as much of `vecs` as it takes.
@@ -88,7 +112,7 @@ impl FileChannel {
             match route(vecs, offset, *alignment) {
                 Route::Direct(one) => {
                     // SAFETY: a part of `vecs`, see above.
-                    let done = unsafe { positional(direct, &[one], offset, call) };
+                    let done = unsafe { positional(direct, &[one], offset, call, 0) };
                     match done {
                         // Aligned as the system asked, and refused none the less: some file systems ask for more at
                         // times (compressed or encrypted files). The page cache takes everything.
@@ -98,16 +122,16 @@ impl FileChannel {
                 }
                 Route::Buffered(one) => {
                     // SAFETY: a part of `vecs`, see above.
-                    return unsafe { positional(&self.buffered, &[one], offset, call) };
+                    return unsafe { positional(&self.buffered, &[one], offset, call, 0) };
                 }
                 Route::All => {
                     // SAFETY: see above.
-                    return unsafe { positional(direct, vecs, offset, call) };
+                    return unsafe { positional(direct, vecs, offset, call, 0) };
                 }
             }
         }
         // SAFETY: see above.
-        unsafe { positional(&self.buffered, vecs, offset, call) }
+        unsafe { positional(&self.buffered, vecs, offset, call, self.flags) }
     }
 }
 
@@ -143,27 +167,93 @@ fn route(vecs: &[IoVec], offset: u64, alignment: Alignment) -> Route {
 impl Channel for FileChannel {
     unsafe fn write_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
         // SAFETY: the caller's promise, passed on; `pwritev` only reads the memory.
-        unsafe { self.transfer(vecs, offset, libc::pwritev) }
+        unsafe { self.transfer(vecs, offset, libc::pwritev2) }
     }
 
     unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
         // SAFETY: the caller's promise, passed on.
-        unsafe { self.transfer(vecs, offset, libc::preadv) }
+        unsafe { self.transfer(vecs, offset, libc::preadv2) }
+    }
+
+    fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        match fallocate(&self.buffered, libc::FALLOC_FL_KEEP_SIZE, offset, length) {
+            // A disk that is full, or broken, is told as early as it is known. All else is a file system that has no such
+            // thing, or not here.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&self.buffered, punch, offset, length) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                write_zeros(&self.buffered, offset, length)
+            }
+            other => other,
+        }
     }
 }
 
-type SystemCall =
-    unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t;
+/// `fallocate(2)`, again and again while it is interrupted.
+fn fallocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
+    let off = |value: u64| {
+        libc::off_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+    };
+    let (offset, length) = (off(offset)?, off(length)?);
+    loop {
+        // SAFETY: a descriptor that is open, and numbers.
+        if unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
 
-/// One `pwritev` or `preadv`.
+/// Zeros where there are no holes, up to the file's end: behind it there is nothing to clear.
+fn write_zeros(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let end = (offset + length).min(file.metadata()?.len());
+    let mut at = offset;
+    while at < end {
+        let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROS.len());
+        file.write_all_at(&ZEROS[..count], at)?;
+        at += count as u64;
+    }
+    Ok(())
+}
+
+type SystemCall = unsafe extern "C" fn(
+    libc::c_int,
+    *const libc::iovec,
+    libc::c_int,
+    libc::off_t,
+    libc::c_int,
+) -> libc::ssize_t;
+
+/// One `pwritev2` or `preadv2`.
 ///
 /// # Safety
 /// As the system call asks of `vecs`.
-unsafe fn positional(file: &File, vecs: &[IoVec], offset: u64, call: SystemCall) -> io::Result<usize> {
+unsafe fn positional(
+    file: &File,
+    vecs: &[IoVec],
+    offset: u64,
+    call: SystemCall,
+    flags: libc::c_int,
+) -> io::Result<usize> {
     let too_large = || io::Error::from_raw_os_error(libc::EFBIG);
     let offset = libc::off_t::try_from(offset).map_err(|_| too_large())?;
     let count = libc::c_int::try_from(vecs.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: `vecs` has the layout of `libc::iovec`, and the memory it describes is the caller's promise.
-    let done = unsafe { call(file.as_raw_fd(), IoVec::as_libc(vecs), count, offset) };
+    let done = unsafe { call(file.as_raw_fd(), IoVec::as_libc(vecs), count, offset, flags) };
     usize::try_from(done).map_err(|_| io::Error::last_os_error())
 }

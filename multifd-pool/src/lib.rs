@@ -14,6 +14,7 @@
 //! - [`Pool::sync`] returns, in success or failure, only when no batch is queued or running. Who submits batches that
 //!   point into memory may rely on it, and on the same from dropping the pool.
 //! - A [`Cancel`] handle ends the work from outside, from any thread.
+//! - A [`RateLimit`] holds all channels together to so many bytes a second.
 //!
 //! What a batch is and what is done with it is the worker's business; this crate has one ready-made pair,
 //! [`IoWorker`] and [`IoBatch`], that transfers memory. [`write_all_at`] and [`read_exact_at`] carry out one transfer
@@ -61,6 +62,7 @@ mod iovec;
 mod pool;
 #[cfg_attr(not(loom), expect(unreachable_pub, reason = "the model checker reaches it"))]
 mod queue;
+mod rate;
 mod sync;
 #[expect(unsafe_code, reason = "hands raw memory to a channel")]
 mod transfer;
@@ -76,6 +78,7 @@ pub use error::{Operation, PoolError, SubmitError, TransferError, WorkError};
 pub use file::{Alignment, FileChannel};
 pub use iovec::IoVec;
 pub use pool::{Pool, Worker};
+pub use rate::{RateLimit, RateSchedule};
 pub use transfer::{read_exact_at, write_all_at};
 pub use transfer_worker::{IoBatch, IoWorker};
 
