@@ -157,6 +157,20 @@ impl SharedBitmap {
         }
     }
 
+    /// Clears the bits of whole words: `pages` begins at a multiple of 64, and ends at one or at the bitmap's end.
+    pub(crate) fn clear_words(&self, pages: std::ops::Range<u64>) {
+        if pages.is_empty() {
+            return;
+        }
+        debug_assert!(pages.start.is_multiple_of(64), "a word may be another thread's too");
+        for word in &self.words[to_usize(pages.start / 64)..to_usize(pages.end.div_ceil(64))] {
+            // A read first: a bitmap of a huge guest that was never written to stays untouched memory.
+            if word.load(Ordering::Relaxed) != 0 {
+                word.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
     fn update(&self, index: usize, looked_at: u64, present: u64) {
         if looked_at != 0 {
             // Two updates are enough: nobody reads the bitmap between them, and channels never share a page.

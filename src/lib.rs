@@ -48,6 +48,7 @@ mod ram_block;
 mod read;
 mod save;
 pub mod storage;
+mod touched;
 #[expect(unsafe_code, reason = "slices go through the pool's raw transfers")]
 mod transfer;
 #[expect(unsafe_code, reason = "looks at memory that a guest may be writing")]
@@ -67,4 +68,4 @@ pub use read::{
     Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadTarget, Problem, Reader,
     ReaderOptions, VerifyOptions, VerifyReport,
 };
-pub use save::{SaveOptions, SaveReport, Tail, Writer};
+pub use save::{Bridge, SaveOptions, SaveReport, SyncMode, Tail, Writer};

@@ -27,6 +27,8 @@ pub(crate) struct Meter<'m, 'a> {
     total_bytes: u64,
     /// What the counters said before this operation.
     before: Progress,
+    /// What was dealt with without any channel, in bytes.
+    skipped: u64,
 }
 
 impl<'m, 'a> Meter<'m, 'a> {
@@ -36,7 +38,7 @@ impl<'m, 'a> Meter<'m, 'a> {
         page_size: u64,
         counters: impl FnOnce() -> Vec<ChannelCounters>,
     ) -> Self {
-        let mut meter = Self { callback, page_size, total_bytes, before: Progress::default() };
+        let mut meter = Self { callback, page_size, total_bytes, before: Progress::default(), skipped: 0 };
         if meter.callback.is_some() {
             meter.before = meter.read(&counters());
         }
@@ -52,12 +54,17 @@ impl<'m, 'a> Meter<'m, 'a> {
         progress
     }
 
+    /// Counts bytes that no channel has to deal with.
+    pub(crate) fn skip(&mut self, bytes: u64) {
+        self.skipped += bytes;
+    }
+
     pub(crate) fn tell(&mut self, counters: impl FnOnce() -> Vec<ChannelCounters>) {
         if self.callback.is_none() {
             return;
         }
         let mut progress = self.read(&counters());
-        progress.done_bytes -= self.before.done_bytes;
+        progress.done_bytes = progress.done_bytes - self.before.done_bytes + self.skipped;
         progress.transferred_bytes -= self.before.transferred_bytes;
         if let Some(callback) = self.callback {
             callback(&progress);

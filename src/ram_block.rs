@@ -6,7 +6,9 @@
 //!
 //! Lengths are in bytes.
 
+use std::fs::File;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::convert::to_u64;
 
@@ -25,6 +27,8 @@ pub struct RamBlock<'m> {
     pub(crate) used_length: u64,
     pub(crate) place: Place,
     pub(crate) guest_address: Option<u64>,
+    /// The file that is mapped shared where the memory is, and from which of its bytes on.
+    pub(crate) backing: Option<(Arc<File>, u64)>,
     memory: PhantomData<&'m [u8]>,
 }
 
@@ -79,7 +83,14 @@ impl<'m> RamBlock<'m> {
     }
 
     fn with_place(idstr: impl Into<Vec<u8>>, used_length: u64, place: Place) -> Self {
-        Self { idstr: idstr.into(), used_length, place, guest_address: None, memory: PhantomData }
+        Self {
+            idstr: idstr.into(),
+            used_length,
+            place,
+            guest_address: None,
+            backing: None,
+            memory: PhantomData,
+        }
     }
 
     /// Where the block stands in the guest's physical memory. Only streams with the capability `x-ignore-shared` say
@@ -87,6 +98,16 @@ impl<'m> RamBlock<'m> {
     #[must_use]
     pub fn guest_address(mut self, address: u64) -> Self {
         self.guest_address = Some(address);
+        self
+    }
+
+    /// Says that the memory is a shared mapping (`MAP_SHARED`) of `file` from its byte `offset` on, such as a memfd or QEMU's
+    /// `memory-backend-file`. Then the file's holes tell what was never touched, and it is not looked at.
+    ///
+    /// Of a private mapping this is not true, and must not be said: pages that were written would be passed over.
+    #[must_use]
+    pub fn backed_by(mut self, file: Arc<File>, offset: u64) -> Self {
+        self.backing = Some((file, offset));
         self
     }
 

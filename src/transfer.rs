@@ -17,6 +17,21 @@ pub(crate) fn write_slice(
     unsafe { write_all_at(channel, what, &[vec], offset, cancel) }.map(drop)
 }
 
+/// Clears `length` bytes at `offset`; `what` names them in errors.
+pub(crate) fn clear_range(
+    channel: &mut dyn Channel,
+    what: &Arc<str>,
+    offset: u64,
+    length: u64,
+) -> Result<(), WorkError> {
+    let refused = |source| {
+        WorkError::Other(
+            format!("clear {length} bytes of block `{what}` at file offset {offset:#x}: {source}").into(),
+        )
+    };
+    channel.clear(offset, length).map_err(|source: std::io::Error| refused(source))
+}
+
 /// Fills all of `bytes` from `offset` on, in a channel's thread; `block` names them in errors.
 pub(crate) fn read_slice(
     context: &mut ChannelContext<'_>,

@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use mapped_ram::storage::IoMode;
-use mapped_ram::{PageBitmap, RamBlock, Reader, ReaderOptions, SaveOptions, Tail, VerifyOptions};
+use mapped_ram::{
+    Bridge, PageBitmap, RamBlock, Reader, ReaderOptions, SaveOptions, SyncMode, Tail, VerifyOptions,
+};
 use proptest::prelude::*;
 use reference_model::bitmap::Encoding;
 use reference_model::{Block, Operation, Session, Stream};
@@ -16,6 +18,31 @@ const PAGE: usize = 4096;
 
 fn dir() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Where a save goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    New,
+    InPlace,
+    /// Over an older file, full of old bytes.
+    Recycled,
+}
+
+fn targets() -> impl Strategy<Value = Target> {
+    prop_oneof![Just(Target::New), Just(Target::InPlace), Just(Target::Recycled)]
+}
+
+fn modes() -> impl Strategy<Value = IoMode> {
+    prop_oneof![Just(IoMode::Auto), Just(IoMode::Buffered), Just(IoMode::Direct), Just(IoMode::Uncached)]
+}
+
+fn bridges() -> impl Strategy<Value = Bridge> {
+    prop_oneof![Just(Bridge::None), Just(Bridge::Auto), (0_u64..80).prop_map(Bridge::Pages)]
+}
+
+fn syncs() -> impl Strategy<Value = SyncMode> {
+    prop_oneof![Just(SyncMode::None), Just(SyncMode::Data), Just(SyncMode::Full)]
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
@@ -35,8 +62,10 @@ proptest! {
         operations in operations(),
         zero_detection in any::<bool>(),
         channels in 1_usize..4,
-        direct in any::<bool>(),
-        in_place in any::<bool>(),
+        (mode, bridge, sync) in (modes(), bridges(), syncs()),
+        chunk in 1_u64..40,
+        target in targets(),
+        old in prop::collection::vec(1_u8..9, 0..2_000),
     ) {
         let dir = dir();
         let path = dir.path().join("guest.mram");
@@ -50,13 +79,25 @@ proptest! {
         let options = SaveOptions::new()
             .channels(channels)
             .zero_detection(zero_detection)
-            .io_mode(if direct { IoMode::Direct } else { IoMode::Buffered });
-        let offset = if in_place { 4096 } else { 0 };
-        let mut writer = if in_place {
-            fs::write(&path, vec![9; 100_000]).unwrap();
-            options.stream_offset(offset).in_place(&path, vec![block]).unwrap()
-        } else {
-            options.create(&path, vec![block]).unwrap()
+            .io_mode(mode)
+            .bridge(bridge)
+            .sync(sync)
+            .chunk(chunk * PAGE as u64);
+        let offset = if target == Target::InPlace { 4096 } else { 0 };
+        let mut writer = match target {
+            Target::New => options.create(&path, vec![block]).unwrap(),
+            Target::InPlace => {
+                fs::write(&path, vec![9; 100_000]).unwrap();
+                options.stream_offset(offset).in_place(&path, vec![block]).unwrap()
+            }
+            Target::Recycled => {
+                let old_path = dir.path().join("old");
+                // Up to 2 MB, longer or shorter than the new file.
+                fs::write(&old_path, old.repeat(1000)).unwrap();
+                let writer = options.recycle(&old_path).create(&path, vec![block]).unwrap();
+                prop_assert!(!old_path.exists() && !path.exists(), "the old name goes first, the new one comes last");
+                writer
+            }
         };
         for operation in &operations {
             model.apply(operation);
@@ -78,7 +119,13 @@ proptest! {
         }
         let report = writer.finish(&Tail::minimal()).unwrap();
         prop_assert_eq!((report.pages_written(), report.zero_pages()), (model.written, model.zero));
-        prop_assert_eq!(report.totals().bytes, model.written * PAGE as u64);
+        if bridge == Bridge::None {
+            prop_assert_eq!(report.totals().bytes, model.written * PAGE as u64);
+        }
+        prop_assert!(report.totals().bytes >= model.written * PAGE as u64);
+        prop_assert!(report.io_mode != IoMode::Auto && report.sync == sync);
+        prop_assert_eq!(report.disk_bytes, Some(fs::metadata(&path).unwrap().blocks() * 512));
+        prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 
         let reader = ReaderOptions::new().stream_offset(offset).open(&path).unwrap();
         let block = &reader.blocks()[0];
@@ -108,9 +155,18 @@ proptest! {
         }
         let bytes = fs::read(&path).unwrap();
         prop_assert_eq!(bytes.len() as u64, expected.length());
-        prop_assert!(bytes == expected.read(0, expected.length()));
+        let mut expected_bytes = expected.read(0, expected.length());
+        for page in (0..70).filter(|page| !model.present.contains_key(page)) {
+            // In the room of a zero page stand stale bytes, or zeros: where it was bridged, or cleared of what was there.
+            let from = usize::try_from(block.layout().pages_offset() + page * PAGE as u64).unwrap();
+            if bytes[from..from + PAGE].iter().all(|byte| *byte == 0) {
+                expected_bytes[from..from + PAGE].fill(0);
+            }
+        }
+        prop_assert!(bytes == expected_bytes);
         // A file system counts its own index of scattered extents too: one block of it is enough for hundreds.
-        prop_assert!(fs::metadata(&path).unwrap().blocks() <= expected.st_blocks() + 8);
+        let bridged = (report.totals().bytes / PAGE as u64 - model.written) * PAGE as u64 / 512;
+        prop_assert!(fs::metadata(&path).unwrap().blocks() <= expected.st_blocks() + bridged + 8);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use mapped_ram::storage::IoMode;
 use mapped_ram::{
-    Cancel, Destination, Device, Error, ErrorKind, LoadOptions, LoadTarget, PageBitmap, Progress, RamBlock,
-    Reader, ReaderOptions, SaveOptions, Tail, VerifyOptions,
+    Bridge, Cancel, Destination, Device, Error, ErrorKind, LoadOptions, LoadTarget, PageBitmap, Progress,
+    RamBlock, Reader, ReaderOptions, SaveOptions, Tail, VerifyOptions,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -40,7 +40,7 @@ fn pages() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn modes() -> impl Strategy<Value = IoMode> {
-    prop_oneof![Just(IoMode::Buffered), Just(IoMode::Direct)]
+    prop_oneof![Just(IoMode::Auto), Just(IoMode::Buffered), Just(IoMode::Direct), Just(IoMode::Uncached)]
 }
 
 fn expect_block(reader: &Reader, name: &str, memory: &[u8], page_size: usize, zero_detection: bool) {
@@ -67,6 +67,7 @@ proptest! {
         zero_detection in any::<bool>(),
         page_bits in 8_u32..15,
         align_to_page in any::<bool>(),
+        bridged in any::<bool>(),
         reads in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..10),
     ) {
         let page_size = 1_usize << page_bits;
@@ -79,6 +80,7 @@ proptest! {
             .channels(channels)
             .io_mode(mode)
             .zero_detection(zero_detection)
+            .bridge(if bridged { Bridge::Auto } else { Bridge::None })
             .page_size(page_size as u64);
         if align_to_page {
             options = options.alignment(page_size as u64);
@@ -88,7 +90,10 @@ proptest! {
         let used: usize = blocks.iter().flatten().filter(|kind| **kind != 0 || !zero_detection).count();
         prop_assert_eq!(report.pages_written(), used as u64);
         prop_assert_eq!(report.zero_pages(), (total - used) as u64);
-        prop_assert_eq!(report.totals().bytes, (used * page_size) as u64);
+        // A bridged gap is written, and stays zero pages.
+        let bytes = report.totals().bytes;
+        prop_assert!(bytes == (used * page_size) as u64 || bridged && bytes > (used * page_size) as u64);
+        prop_assert!(bytes <= (total * page_size) as u64);
         prop_assert_eq!(report.file_length, fs::metadata(&path).unwrap().len());
         prop_assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -299,6 +304,7 @@ fn progress_ends_at_the_total_and_counts_each_operation_from_zero() {
     {
         let mut writer = SaveOptions::new()
             .progress(|progress| seen.push(*progress))
+            .bridge(Bridge::None)
             .create(dir.path().join("guest.mram"), vec![RamBlock::new("ram0", &memory)])
             .unwrap();
         writer.write_all().unwrap();

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use mapped_ram::Bridge;
+
 use crate::size;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -91,9 +93,38 @@ pub(crate) struct WriteArgs {
     /// How many threads write, 1 to 255 [default: the number of cores, 2 to 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) channels: Option<u8>,
-    /// Write past the page cache (O_DIRECT) where the file system can
-    #[arg(long)]
+    /// Through the page cache, past it (O_DIRECT), or through it leaving nothing there; auto goes by --sync
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Mode::Auto)]
+    pub(crate) mode: Mode,
+    /// The same as --mode direct
+    #[arg(long, conflicts_with = "mode")]
     pub(crate) direct_io: bool,
+    /// What must be on stable storage at the end: nothing, the bytes, or the bytes and the name
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Sync::Full)]
+    pub(crate) sync: Sync,
+    /// Write gaps of at most N zero pages too, so that writes are larger: `none`, `auto` (gaps of 64 KiB) or a number
+    ///
+    /// It changes how much room the file takes, and nothing that a reader sees [default: auto; none for copy]
+    #[arg(long, value_name = "N", value_parser = bridge)]
+    pub(crate) bridge: Option<Bridge>,
+    /// How much one write has at most: a multiple of the page size [default: 4M]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) chunk: Option<u64>,
+    /// How many bytes of pages to write a second, by all threads together; 0 is no limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
+    pub(crate) max_bandwidth: u64,
+    /// Write over this file, which nobody needs any more, instead of into new room: faster. Its content is LOST
+    ///
+    /// Its name goes first, so that nobody reads it half-written; OUT appears when it is whole. It must be on OUT's file
+    /// system, and may be OUT itself.
+    #[arg(long, value_name = "FILE", conflicts_with = "offset")]
+    pub(crate) recycle: Option<PathBuf>,
+    /// How to sum up what was done
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Stats::Text)]
+    pub(crate) stats: Stats,
+    /// Say too what was picked, and what the system does not have
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
     /// Whether zero pages are looked for and left out
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = ZeroDetection::On)]
     pub(crate) zero_detection: ZeroDetection,
@@ -118,6 +149,47 @@ pub(crate) enum ZeroDetection {
     None,
     /// Leave zero pages out
     On,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// What suits --sync: direct for a durable save, else buffered
+    Auto,
+    /// Through the page cache
+    Buffered,
+    /// Past the page cache where the file system can
+    Direct,
+    /// Through the page cache, leaving nothing there, where the kernel can (Linux 6.14)
+    Uncached,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sync {
+    /// A power cut may take it all
+    None,
+    /// The file's bytes
+    Data,
+    /// The file's bytes and its name
+    Full,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stats {
+    /// Lines for people
+    Text,
+    /// One JSON object for programs
+    Json,
+}
+
+/// `none`, `auto`, or a number of pages.
+fn bridge(text: &str) -> Result<Bridge, String> {
+    match text {
+        "auto" => Ok(Bridge::Auto),
+        "none" => Ok(Bridge::None),
+        number => number.parse().map(Bridge::Pages).map_err(|_| {
+            format!("`{number}` is no gap: use `auto`, `none` or a number of pages, such as 16")
+        }),
+    }
 }
 
 #[derive(Args, Debug)]

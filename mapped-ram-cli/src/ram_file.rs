@@ -3,6 +3,9 @@
 //! The guest may be running, so the mapping is never a Rust slice. If the file is cut while it is saved, the kernel ends
 //! the command with SIGBUS; nothing is left under the output's name then.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use mapped_ram::RamBlock;
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -14,6 +17,8 @@ use crate::files::open_regular;
 pub(crate) struct RamFile {
     name: Vec<u8>,
     mapping: MmapRaw,
+    /// Whose holes say what the guest never touched.
+    file: Arc<File>,
 }
 
 impl RamFile {
@@ -32,12 +37,14 @@ impl RamFile {
         let mapping = MmapOptions::new()
             .map_raw_read_only(&file)
             .map_err(|error| Problem::io(path, "map the file into memory", error))?;
-        Ok(Self { name: named.name.clone(), mapping })
+        Ok(Self { name: named.name.clone(), mapping, file: Arc::new(file) })
     }
 
     /// The block that is saved.
     pub(crate) fn block(&self) -> RamBlock<'_> {
         // SAFETY: the mapping is readable for its length, and stays so for longer than the block: the block borrows it.
-        unsafe { RamBlock::from_raw(self.name.as_slice(), self.mapping.as_ptr(), self.mapping.len()) }
+        let block =
+            unsafe { RamBlock::from_raw(self.name.as_slice(), self.mapping.as_ptr(), self.mapping.len()) };
+        block.backed_by(Arc::clone(&self.file), 0)
     }
 }

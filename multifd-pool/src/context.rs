@@ -1,10 +1,11 @@
 //! What a worker has at hand while it runs a batch.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::counters::ChannelCounters;
-use crate::error::{Operation, WorkError};
+use crate::error::{Direction, Operation, TransferError, WorkError};
 use crate::iovec::IoVec;
 use crate::transfer::whole;
 
@@ -48,7 +49,7 @@ impl ChannelContext<'_> {
         offset: u64,
     ) -> Result<(), WorkError> {
         // SAFETY: the caller's promise, passed on.
-        unsafe { self.transfer(channel, Operation::Write, block, vecs, offset) }
+        unsafe { self.transfer(channel, Direction::Write, block, vecs, offset) }
     }
 
     /// [`read_exact_at`](crate::read_exact_at), counted, and stopped by another channel's error too.
@@ -67,23 +68,63 @@ impl ChannelContext<'_> {
         offset: u64,
     ) -> Result<(), WorkError> {
         // SAFETY: the caller's promise, passed on.
-        unsafe { self.transfer(channel, Operation::Read, block, vecs, offset) }
+        unsafe { self.transfer(channel, Direction::Read, block, vecs, offset) }
+    }
+
+    /// [`Channel::reserve`], its error with block and offset.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reserve<C: Channel + ?Sized>(
+        &mut self,
+        channel: &mut C,
+        block: &Arc<str>,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), WorkError> {
+        let result = channel.reserve(offset, length);
+        Ok(result.map_err(|source| failed(Operation::Reserve, block, offset, length, source))?)
+    }
+
+    /// [`Channel::clear`], its error with block and offset.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn clear<C: Channel + ?Sized>(
+        &mut self,
+        channel: &mut C,
+        block: &Arc<str>,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), WorkError> {
+        let result = channel.clear(offset, length);
+        Ok(result.map_err(|source| failed(Operation::Clear, block, offset, length, source))?)
     }
 
     /// # Safety
-    /// Each of `vecs` must be valid for `operation` for its length until the call returns.
+    /// Each of `vecs` must be valid for `direction` for its length until the call returns.
     #[expect(unsafe_code, reason = "raw memory, passed on")]
     unsafe fn transfer<C: Channel + ?Sized>(
         &mut self,
         channel: &mut C,
-        operation: Operation,
+        direction: Direction,
         block: &Arc<str>,
         vecs: &[IoVec],
         offset: u64,
     ) -> Result<(), WorkError> {
         // SAFETY: the caller's promise, passed on.
-        unsafe { whole(channel, operation, block, vecs, offset, self.is_stopped, &mut self.counters.calls) }?;
+        unsafe { whole(channel, direction, block, vecs, offset, self.is_stopped, &mut self.counters.calls) }?;
         self.counters.bytes += vecs.iter().map(|vec| vec.len() as u64).sum::<u64>();
         Ok(())
     }
+}
+
+fn failed(
+    operation: Operation,
+    block: &Arc<str>,
+    offset: u64,
+    length: u64,
+    source: io::Error,
+) -> TransferError {
+    TransferError { operation, block: Arc::clone(block), offset, length, done: 0, source }
 }

@@ -12,6 +12,26 @@ pub enum Operation {
     Read,
     /// From memory into the file.
     Write,
+    /// Asking for room in the file.
+    Reserve,
+    /// Making a part of the file zeros.
+    Clear,
+}
+
+/// The two operations that move bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl From<Direction> for Operation {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Read => Self::Read,
+            Direction::Write => Self::Write,
+        }
+    }
 }
 
 impl fmt::Display for Operation {
@@ -19,6 +39,8 @@ impl fmt::Display for Operation {
         f.write_str(match self {
             Self::Read => "read",
             Self::Write => "write",
+            Self::Reserve => "reservation of room for a part",
+            Self::Clear => "clearing of a part",
         })
     }
 }
@@ -28,7 +50,7 @@ impl fmt::Display for Operation {
 #[error("{operation} of block `{block}` failed at file offset {:#x} ({done} of {length} bytes from {offset:#x} done): {source}", offset + done)]
 #[non_exhaustive]
 pub struct TransferError {
-    /// Reading or writing.
+    /// What was tried.
     pub operation: Operation,
     /// The block, as the caller named it.
     pub block: Arc<str>,

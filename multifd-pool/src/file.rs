@@ -179,9 +179,7 @@ impl Channel for FileChannel {
         match fallocate(&self.buffered, libc::FALLOC_FL_KEEP_SIZE, offset, length) {
             // A disk that is full, or broken, is told as early as it is known. All else is a file system that has no such
             // thing, or not here.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)) =>
-            {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)) => {
                 Err(error)
             }
             _ => Ok(()),
@@ -201,9 +199,8 @@ impl Channel for FileChannel {
 
 /// `fallocate(2)`, again and again while it is interrupted.
 fn fallocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
-    let off = |value: u64| {
-        libc::off_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
-    };
+    let off =
+        |value: u64| libc::off_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
     let (offset, length) = (off(offset)?, off(length)?);
     loop {
         // SAFETY: a descriptor that is open, and numbers.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cancel::Cancel;
 use crate::channel::Channel;
-use crate::error::{Operation, TransferError, WorkError};
+use crate::error::{Direction, TransferError, WorkError};
 use crate::iovec::IoVec;
 
 /// The most iovecs that Linux takes in one call (`IOV_MAX`).
@@ -32,7 +32,7 @@ pub unsafe fn write_all_at<C: Channel + ?Sized>(
     let stop = || cancel.is_cancelled();
     let mut calls = 0;
     // SAFETY: the caller's promise, passed on.
-    unsafe { whole(channel, Operation::Write, block, vecs, offset, stop, &mut calls) }?;
+    unsafe { whole(channel, Direction::Write, block, vecs, offset, stop, &mut calls) }?;
     Ok(calls)
 }
 
@@ -54,7 +54,7 @@ pub unsafe fn read_exact_at<C: Channel + ?Sized>(
     let stop = || cancel.is_cancelled();
     let mut calls = 0;
     // SAFETY: the caller's promise, passed on.
-    unsafe { whole(channel, Operation::Read, block, vecs, offset, stop, &mut calls) }?;
+    unsafe { whole(channel, Direction::Read, block, vecs, offset, stop, &mut calls) }?;
     Ok(calls)
 }
 
@@ -81,10 +81,10 @@ impl Rest<'_> {
 }
 
 /// # Safety
-/// Each of `vecs` must be valid for `operation` for its length until the call returns.
+/// Each of `vecs` must be valid for `direction` for its length until the call returns.
 pub(crate) unsafe fn whole<C: Channel + ?Sized>(
     channel: &mut C,
-    operation: Operation,
+    direction: Direction,
     block: &Arc<str>,
     vecs: &[IoVec],
     offset: u64,
@@ -102,7 +102,7 @@ pub(crate) unsafe fn whole<C: Channel + ?Sized>(
     let mut done = 0;
     let failed = |done, source| {
         WorkError::Transfer(TransferError {
-            operation,
+            operation: direction.into(),
             block: Arc::clone(block),
             offset,
             length,
@@ -131,14 +131,14 @@ pub(crate) unsafe fn whole<C: Channel + ?Sized>(
             &head[..]
         };
         *calls += 1;
-        let result = match operation {
+        let result = match direction {
             // SAFETY: parts of `vecs`, which are valid by this function's contract.
-            Operation::Write => unsafe { channel.write_at(list, offset + done) },
+            Direction::Write => unsafe { channel.write_at(list, offset + done) },
             // SAFETY: as above.
-            Operation::Read => unsafe { channel.read_at(list, offset + done) },
+            Direction::Read => unsafe { channel.read_at(list, offset + done) },
         };
         let moved = match result {
-            Ok(0) => return Err(failed(done, nothing_moved(operation))),
+            Ok(0) => return Err(failed(done, nothing_moved(direction))),
             Ok(moved) => moved,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(failed(done, error)),
@@ -153,9 +153,9 @@ pub(crate) unsafe fn whole<C: Channel + ?Sized>(
     Ok(())
 }
 
-fn nothing_moved(operation: Operation) -> io::Error {
-    match operation {
-        Operation::Read => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here"),
-        Operation::Write => io::Error::new(io::ErrorKind::WriteZero, "the system took no bytes"),
+fn nothing_moved(direction: Direction) -> io::Error {
+    match direction {
+        Direction::Read => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here"),
+        Direction::Write => io::Error::new(io::ErrorKind::WriteZero, "the system took no bytes"),
     }
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::context::ChannelContext;
-use crate::error::{Operation, WorkError};
+use crate::error::{Direction, WorkError};
 use crate::iovec::IoVec;
 use crate::pool::Worker;
 
 /// Memory of one block, and where in the file it goes or comes from.
 #[derive(Debug)]
 pub struct IoBatch {
-    operation: Operation,
+    direction: Direction,
     block: Arc<str>,
     vecs: Vec<IoVec>,
     offset: u64,
@@ -23,7 +23,7 @@ impl IoBatch {
     /// # Safety
     /// Once submitted, each of `vecs` must stay readable until the pool has synced or was dropped.
     pub unsafe fn write(block: impl Into<Arc<str>>, vecs: Vec<IoVec>, offset: u64) -> Self {
-        Self { operation: Operation::Write, block: block.into(), vecs, offset }
+        Self { direction: Direction::Write, block: block.into(), vecs, offset }
     }
 
     /// Fills the memory of `vecs`, in order, from the file at `offset`.
@@ -32,7 +32,7 @@ impl IoBatch {
     /// Once submitted, each of `vecs` must stay writable until the pool has synced or was dropped, and nobody may rely
     /// on what it holds meanwhile.
     pub unsafe fn read(block: impl Into<Arc<str>>, vecs: Vec<IoVec>, offset: u64) -> Self {
-        Self { operation: Operation::Read, block: block.into(), vecs, offset }
+        Self { direction: Direction::Read, block: block.into(), vecs, offset }
     }
 }
 
@@ -53,12 +53,12 @@ impl<C: Channel> Worker for IoWorker<C> {
     type Batch = IoBatch;
 
     fn run(&mut self, batch: IoBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
-        let IoBatch { operation, block, vecs, offset } = batch;
-        match operation {
+        let IoBatch { direction, block, vecs, offset } = batch;
+        match direction {
             // SAFETY: valid by the promise made where the batch was made.
-            Operation::Write => unsafe { context.write_all(&mut self.channel, &block, &vecs, offset) },
+            Direction::Write => unsafe { context.write_all(&mut self.channel, &block, &vecs, offset) },
             // SAFETY: as above.
-            Operation::Read => unsafe { context.read_exact(&mut self.channel, &block, &vecs, offset) },
+            Direction::Read => unsafe { context.read_exact(&mut self.channel, &block, &vecs, offset) },
         }
     }
 }

@@ -11,6 +11,7 @@
 
 mod options;
 mod plan;
+mod policy;
 mod report;
 mod tail;
 #[expect(unsafe_code, reason = "memory that a guest may be writing is read through raw pointers")]
@@ -19,6 +20,7 @@ mod worker;
 mod writer;
 
 pub use options::SaveOptions;
+pub use policy::{Bridge, SyncMode};
 pub use report::SaveReport;
 pub use tail::Tail;
 pub use writer::Writer;

@@ -1,19 +1,24 @@
 //! What a save can be asked for, and the defaults.
 
 use std::fs::File;
-use std::path::Path;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
 
 use mapped_ram_format::Layout;
 use multifd_pool::Cancel;
 
-use super::{SaveReport, Tail, Writer};
+use super::{Bridge, SaveReport, SyncMode, Tail, Writer};
 use crate::error::{Error, Result};
 use crate::progress::{Callback, Progress};
 use crate::ram_block::RamBlock;
-use crate::storage::{AtomicFile, InPlaceFile, IoMode, Storage};
+use crate::storage::{AtomicFile, InPlaceFile, IoMode, RecycledFile, Storage};
+use crate::touched::Method;
 
 /// The most channels that QEMU knows, and so do we.
 pub(crate) const MAX_CHANNELS: usize = 255;
+
+/// The largest chunk, in bytes: what one system call takes is a little less than twice that.
+const MAX_CHUNK: u64 = 1 << 30;
 
 /// Channels unless asked otherwise. Two saturate the disks and page caches measured so far; on machines with more
 /// cores a few more hide the zero scan of one behind the write of another.
@@ -43,7 +48,14 @@ fn default_channels() -> usize {
 pub struct SaveOptions<'a> {
     pub(crate) channels: usize,
     pub(crate) io_mode: IoMode,
+    pub(crate) sync: SyncMode,
+    pub(crate) bridge: Bridge,
+    pub(crate) chunk: Option<u64>,
+    pub(crate) max_bandwidth: Option<NonZeroU64>,
     pub(crate) zero_detection: bool,
+    pub(crate) skip_untouched: bool,
+    pub(crate) touched_method: Method,
+    recycle: Option<PathBuf>,
     pub(crate) page_size: u64,
     pub(crate) machine: Option<String>,
     pub(crate) stream_offset: u64,
@@ -60,12 +72,20 @@ impl Default for SaveOptions<'_> {
 }
 
 impl<'a> SaveOptions<'a> {
-    /// Buffered, with zero detection, pages of 4096 bytes, machine `none`, at offset 0, as QEMU lays files out.
+    /// Durable, by the mode that suits that, with zero detection and short gaps bridged; pages of 4096 bytes, machine
+    /// `none`, at offset 0, as QEMU lays files out.
     pub fn new() -> Self {
         Self {
             channels: default_channels(),
-            io_mode: IoMode::Buffered,
+            io_mode: IoMode::Auto,
+            sync: SyncMode::Full,
+            bridge: Bridge::Auto,
+            chunk: None,
+            max_bandwidth: None,
             zero_detection: true,
+            skip_untouched: true,
+            touched_method: Method::Best,
+            recycle: None,
             page_size: 4096,
             machine: Some("none".to_owned()),
             stream_offset: 0,
@@ -82,9 +102,52 @@ impl<'a> SaveOptions<'a> {
         self
     }
 
-    /// Through the page cache or past it.
+    /// Through the page cache or past it; which of them it became is in [`SaveReport::io_mode`].
     pub fn io_mode(mut self, mode: IoMode) -> Self {
         self.io_mode = mode;
+        self
+    }
+
+    /// What must be on stable storage when the save has finished; [`SyncMode::Full`] unless said otherwise.
+    pub fn sync(mut self, sync: SyncMode) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// Which gaps of zero pages are written to make writes larger; [`Bridge::Auto`] unless said otherwise.
+    pub fn bridge(mut self, bridge: Bridge) -> Self {
+        self.bridge = bridge;
+        self
+    }
+
+    /// How much one write has at most, in bytes: a multiple of the page size, up to 1 GiB; 4 MiB unless said otherwise.
+    pub fn chunk(mut self, bytes: u64) -> Self {
+        self.chunk = Some(bytes);
+        self
+    }
+
+    /// How many bytes of pages all channels together write a second, smoothly; no limit for 0, the default.
+    pub fn max_bandwidth(mut self, bytes_per_second: u64) -> Self {
+        self.max_bandwidth = NonZeroU64::new(bytes_per_second);
+        self
+    }
+
+    /// Writes over the expendable file `old` instead of into new room, which is faster: the new file takes over its blocks.
+    /// **What `old` holds is lost from [`create`](Self::create) on**, however the save ends; its name goes first, so that
+    /// nobody reads it half-written. It must be on the file system of the new file, have one name, and may be the very file
+    /// that is saved to. Only for new files ([`create`](Self::create), [`save`](Self::save)).
+    pub fn recycle(mut self, old: impl Into<PathBuf>) -> Self {
+        self.recycle = Some(old.into());
+        self
+    }
+
+    /// Whether memory that was never touched is passed over unseen, so that a save costs what the guest's resident memory
+    /// costs; it is, unless said otherwise or zero detection is off.
+    ///
+    /// Turn it off for memory whose absent pages are not zeros in a way that the kernel does not show: there is none that we
+    /// know of. Memory under userfaultfd, files and devices are told apart.
+    pub fn skip_untouched(mut self, skip: bool) -> Self {
+        self.skip_untouched = skip;
         self
     }
 
@@ -171,8 +234,17 @@ impl<'a> SaveOptions<'a> {
                 self.stream_offset
             )));
         }
-        let storage = AtomicFile::create(path)
-            .map_err(|source| Error::io(&path.display().to_string(), "create the file", source))?;
+        let Some(old) = self.recycle.clone() else {
+            let storage = AtomicFile::create(path)
+                .map_err(|source| Error::io(&path.display().to_string(), "create the file", source))?;
+            return self.with_storage(Box::new(storage), blocks);
+        };
+        // All that can be refused is refused while the old file is still what it was.
+        self.check()?;
+        super::plan::plan(&self, &blocks)?;
+        let storage = RecycledFile::take_over(&old, path).map_err(|source| {
+            Error::io(&old.display().to_string(), "take over the room of the file to recycle", source)
+        })?;
         self.with_storage(Box::new(storage), blocks)
     }
 
@@ -183,6 +255,7 @@ impl<'a> SaveOptions<'a> {
     /// Bad options or blocks, and what the system says to opening or writing the file.
     pub fn in_place(self, path: impl AsRef<Path>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         let path = path.as_ref();
+        self.check_not_recycling()?;
         let storage = InPlaceFile::open(path)
             .map_err(|source| Error::io(&path.display().to_string(), "open the file for writing", source))?;
         self.with_storage(Box::new(storage), blocks)
@@ -194,6 +267,7 @@ impl<'a> SaveOptions<'a> {
     /// # Errors
     /// As [`in_place`](Self::in_place), and when the descriptor is no regular file.
     pub fn in_file(self, file: File, name: &str, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
+        self.check_not_recycling()?;
         let storage = InPlaceFile::from_file(file, name)
             .map_err(|source| Error::io(name, "use the descriptor", source))?;
         self.with_storage(Box::new(storage), blocks)
@@ -204,9 +278,33 @@ impl<'a> SaveOptions<'a> {
     /// # Errors
     /// Bad options or blocks, and what the storage says to its first writes.
     pub fn with_storage(self, storage: Box<dyn Storage>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
+        self.check()?;
+        Writer::begin(self, storage, blocks)
+    }
+
+    fn check_not_recycling(&self) -> Result<()> {
+        match &self.recycle {
+            None => Ok(()),
+            Some(old) => Err(Error::Usage(format!(
+                "{} cannot be recycled by a save in place; save to a new file",
+                old.display()
+            ))),
+        }
+    }
+
+    /// What can be refused without looking at blocks or files.
+    fn check(&self) -> Result<()> {
         if !(1..=MAX_CHANNELS).contains(&self.channels) {
             return Err(Error::Usage(format!("{} channels; use 1 to {MAX_CHANNELS}", self.channels)));
         }
-        Writer::begin(self, storage, blocks)
+        if let Some(chunk) = self.chunk
+            && (chunk == 0 || chunk > MAX_CHUNK || !chunk.is_multiple_of(self.page_size.max(1)))
+        {
+            return Err(Error::Usage(format!(
+                "a chunk of {chunk} bytes; use a multiple of the page size {}, at most {MAX_CHUNK}",
+                self.page_size
+            )));
+        }
+        Ok(())
     }
 }

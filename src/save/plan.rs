@@ -8,13 +8,18 @@ use super::options::SaveOptions;
 use crate::error::Result;
 use crate::ram_block::{Place, RamBlock};
 
-/// How much of a block goes to a channel at a time, and the most that one write takes, in bytes. Larger writes gained
-/// nothing on the disks measured (docs/performance.md), and the chunk has to pass through a core's cache twice.
+/// The most that one write takes, in bytes. Larger writes gained nothing on the disks measured, and 1 MiB lost a tenth
+/// (docs/performance.md).
 pub(super) const CHUNK: u64 = 4 << 20;
 
-/// How many pages a chunk has: whole words of the bitmap, so that no two channels ever share one.
-pub(super) fn chunk_pages(page_size: u64) -> u64 {
-    (CHUNK / page_size / 64).max(1) * 64
+/// How much of a block a channel scans, and has room reserved for, at a time, in bytes.
+const REGION: u64 = 16 << 20;
+
+/// How many pages a region has: whole words of the bitmap, so that no two channels ever share one; at most [`REGION`] bytes,
+/// but so few that each of `channels` gets some regions of the `total` bytes.
+pub(super) fn region_pages(page_size: u64, total: u64, channels: u64) -> u64 {
+    let fair = total / (4 * channels);
+    (REGION.min(fair.max(CHUNK)) / page_size / 64).max(1) * 64
 }
 
 /// Cuts `pages` at every multiple of `chunk`.

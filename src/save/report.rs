@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use multifd_pool::ChannelCounters;
 
+use super::SyncMode;
 use crate::storage::IoMode;
 
 /// What a finished save did, by its counters.
@@ -16,8 +17,17 @@ pub struct SaveReport {
     pub guest_bytes: u64,
     /// Where the stream ends in the file, in bytes.
     pub file_length: u64,
-    /// How the channels wrote; [`IoMode::Buffered`] where `O_DIRECT` was asked for and the file system has none.
+    /// How much room the file takes on its file system, in bytes; `None` where that is not known.
+    pub disk_bytes: Option<u64>,
+    /// How the channels wrote: never [`IoMode::Auto`], and [`IoMode::Buffered`] where the file system has not what was asked
+    /// for.
     pub io_mode: IoMode,
+    /// What was made durable.
+    pub sync: SyncMode,
+    /// Pages that were never touched, and so neither looked at nor written. Each round counts them anew.
+    pub untouched_pages: u64,
+    /// What was picked, and what was asked for and could not be had, in words for people.
+    pub notes: Vec<String>,
     /// The time from the start of the save until all was handed to the system.
     pub write_time: Duration,
     /// The time that making it durable took.
@@ -39,8 +49,8 @@ impl SaveReport {
         self.totals().pages
     }
 
-    /// How many pages were found to be zero and not written.
+    /// How many pages were found to be zero and not written, those that were never touched among them.
     pub fn zero_pages(&self) -> u64 {
-        self.totals().zero_pages
+        self.totals().zero_pages + self.untouched_pages
     }
 }

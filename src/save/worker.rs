@@ -1,7 +1,9 @@
-//! What runs in each channel of a save: find the zero pages of a chunk, write the others, write down which.
+//! What runs in each channel of a save: find the zero pages of a region, have room reserved for the others, write them, write
+//! down which they are.
 //!
-//! The scan and the write of a chunk follow each other in the same thread, so that the write finds in the core's
-//! cache what the scan brought there.
+//! A region is larger than a write: a page that is not zero is left at its first word, so the scan runs ahead of the writes at
+//! little cost, and the file system can give the room for several writes in one piece. Without that, writes into a hole wait
+//! for each other in the file system, and more channels gain nothing.
 //!
 //! Unsafe code is here because the memory may belong to a running guest: it is only ever passed on as a raw pointer,
 //! to the zero detector and to the channel.
@@ -10,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
-use multifd_pool::{Channel, ChannelContext, IoVec, WorkError, Worker};
+use multifd_pool::{Channel, ChannelContext, IoVec, RateLimit, WorkError, Worker};
 
 use crate::bitmap::{PageBitmap, SharedBitmap};
 use crate::convert::{to_u64, to_usize};
@@ -23,6 +25,8 @@ pub(crate) struct BlockState {
     pub(crate) name: Arc<str>,
     pub(crate) pages_offset: u64,
     pub(crate) present: SharedBitmap,
+    /// Which pages were dealt with at all; only where the others hold old bytes, which must go.
+    pub(crate) seen: Option<SharedBitmap>,
 }
 
 /// A few neighbouring pages of one block that one channel deals with.
@@ -53,13 +57,29 @@ impl SaveBatch {
     }
 }
 
+/// The shortest run that room is reserved for, in bytes. For shorter ones the call costs more than it gains.
+const RESERVE_FROM: u64 = 1 << 20;
+
+/// How pages are looked at and written: the same for all channels of a save.
+#[derive(Clone)]
+pub(crate) struct Manner {
+    pub(crate) page_size: u64,
+    /// The most that one write has, in bytes.
+    pub(crate) chunk: u64,
+    /// `None` when zero pages are not looked for.
+    pub(crate) detector: Option<Detector>,
+    /// Gaps of at most so many zero pages are written too.
+    pub(crate) bridge: u64,
+    /// Whether what stands in the room of zero pages must be cleared.
+    pub(crate) clears: bool,
+    pub(crate) rate: Option<Arc<RateLimit>>,
+}
+
 /// The state of one channel of a save.
 pub(crate) struct SaveWorker {
     channel: Box<dyn Channel>,
-    page_size: u64,
+    manner: Manner,
     limits: Limits,
-    /// `None` when zero pages are not looked for.
-    detector: Option<Detector>,
     /// Which pages of the run at hand are to be written; bit 0 is the run's first page.
     words: Vec<u64>,
     /// Which pages of the run were dealt with: all of them, in the form that the bitmap takes.
@@ -67,20 +87,14 @@ pub(crate) struct SaveWorker {
 }
 
 impl SaveWorker {
-    pub(crate) fn new(
-        channel: Box<dyn Channel>,
-        page_size: u64,
-        max_write: u64,
-        detector: Option<Detector>,
-    ) -> Self {
-        Self {
-            channel,
-            page_size,
-            limits: Limits::new(page_size).max_bytes(max_write),
-            detector,
-            words: Vec::new(),
-            looked_at: Vec::new(),
-        }
+    pub(crate) fn new(channel: Box<dyn Channel>, manner: Manner) -> Self {
+        let page_size = manner.page_size;
+        let most = match &manner.rate {
+            Some(rate) => manner.chunk.min(rate.quantum(page_size)),
+            None => manner.chunk,
+        };
+        let limits = Limits::new(page_size).max_bytes(most);
+        Self { channel, manner, limits, words: Vec::new(), looked_at: Vec::new() }
     }
 
     /// Scans and writes the pages `run` of `block`, which stand in memory from `start` on.
@@ -96,37 +110,73 @@ impl SaveWorker {
     ) -> Result<(), WorkError> {
         let pages = run.end - run.start;
         fill_ones(&mut self.looked_at, pages);
-        match &self.detector {
+        match &self.manner.detector {
             Some(detector) => {
                 self.words.clear();
                 self.words.resize(self.looked_at.len(), 0);
                 // SAFETY: readable for the run's length by this function's contract.
                 unsafe {
-                    detector.scan(start, to_usize(self.page_size), to_usize(pages), &mut self.words);
+                    detector.scan(start, to_usize(self.manner.page_size), to_usize(pages), &mut self.words);
                 }
             }
             None => self.words.clone_from(&self.looked_at),
         }
 
         // The slicer places the run by its own first byte: as a block of the run's length at the run's offset.
-        let offset = block.pages_offset + run.start * self.page_size;
-        let piece = SliceBlock::new(start.addr(), pages * self.page_size, offset)
+        let offset = block.pages_offset + run.start * self.manner.page_size;
+        let piece = SliceBlock::new(start.addr(), pages * self.manner.page_size, offset)
             .map_err(|error| WorkError::Other(Box::new(error)))?;
-        for write in slice_pages(&piece, &self.limits, page_runs(&self.words[..], pages)) {
+        let runs = page_runs(&self.words[..], pages).bridged(self.manner.bridge);
+        make_room(&self.manner, &mut *self.channel, (&block.name, offset), runs.clone(), pages, context)?;
+        for write in slice_pages(&piece, &self.limits, runs) {
             let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
             let length = to_usize(write.len);
+            if let Some(rate) = &self.manner.rate
+                && !rate.wait(write.len, || context.is_stopped())
+            {
+                return Err(WorkError::Cancelled);
+            }
             let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), length);
             // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
             unsafe { context.write_all(&mut *self.channel, &block.name, &[vec], write.offset) }?;
         }
 
         block.present.record(run.start, &self.looked_at, &self.words);
+        if let Some(seen) = &block.seen {
+            seen.record(run.start, &self.looked_at, &self.looked_at);
+        }
         let written = self.words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
         let counters = context.counters();
         counters.pages += written;
         counters.zero_pages += pages - written;
         Ok(())
     }
+}
+
+/// Makes the file ready for `runs` of the `pages` pages of a block that stand in it from an offset on: room for the long ones,
+/// and holes between them where old bytes stand.
+fn make_room(
+    manner: &Manner,
+    channel: &mut dyn Channel,
+    (block, offset): (&Arc<str>, u64),
+    runs: impl Iterator<Item = Range<u64>>,
+    pages: u64,
+    context: &mut ChannelContext<'_>,
+) -> Result<(), WorkError> {
+    let page_size = manner.page_size;
+    let mut cleared = 0;
+    for run in runs.chain([pages..pages]) {
+        if manner.clears && cleared < run.start {
+            let length = (run.start - cleared) * page_size;
+            context.clear(channel, block, offset + cleared * page_size, length)?;
+        }
+        cleared = run.end;
+        let length = (run.end - run.start) * page_size;
+        if length >= RESERVE_FROM {
+            context.reserve(channel, block, offset + run.start * page_size, length)?;
+        }
+    }
+    Ok(())
 }
 
 impl Worker for SaveWorker {
@@ -141,7 +191,7 @@ impl Worker for SaveWorker {
             return unsafe { self.save_run(&block, start, pages, context) };
         };
         for run in selection.runs_within(pages.clone()) {
-            let at = start.wrapping_add(to_usize((run.start - pages.start) * self.page_size));
+            let at = start.wrapping_add(to_usize((run.start - pages.start) * self.manner.page_size));
             // SAFETY: the run is inside the batch's pages, readable by `SaveBatch::new`'s contract.
             unsafe { self.save_run(&block, at, run, context) }?;
         }

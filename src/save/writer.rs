@@ -10,20 +10,22 @@ use std::time::Instant;
 
 use mapped_ram_format::bitmap::BitmapEncoding;
 use mapped_ram_format::{INCOMPLETE_MAGIC, Layout};
-use multifd_pool::{Cancel, Channel, Pool};
+use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 
 use super::options::SaveOptions;
-use super::plan::{CHUNK, chunk_pages, chunks, plan};
+use super::plan::{CHUNK, chunks, plan, region_pages};
+use super::policy::SyncMode;
 use super::report::SaveReport;
 use super::tail::Tail;
-use super::worker::{BlockState, SaveBatch, SaveWorker};
+use super::worker::{BlockState, Manner, SaveBatch, SaveWorker};
 use crate::bitmap::{PageBitmap, SharedBitmap};
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::progress::{Callback, Meter};
 use crate::ram_block::{Place, RamBlock};
 use crate::storage::{IoMode, Storage};
-use crate::transfer::write_slice;
+use crate::touched::{Memory, Method, Touched};
+use crate::transfer::{clear_range, write_slice};
 use crate::zero::Detector;
 
 /// How many bitmap words are encoded and written at a time: 64 KiB, which covers 2 GiB of 4 KiB pages.
@@ -74,6 +76,11 @@ pub struct Writer<'a> {
     cancel: Cancel,
     progress: Callback<'a>,
     io_mode: IoMode,
+    sync: SyncMode,
+    /// `None` when everything is looked at, touched or not.
+    touched: Option<Method>,
+    untouched_pages: u64,
+    notes: Vec<String>,
     started: Instant,
     /// An operation failed: what the file holds is not known any more.
     failed: bool,
@@ -97,21 +104,28 @@ impl<'a> Writer<'a> {
         let started = Instant::now();
         let layout = plan(&options, &memory)?;
         let file = storage.name();
-        let io_mode = storage.effective_mode(options.io_mode);
+        let (io_mode, notes) = pick_mode(&options, &*storage, &memory);
         let cancel = options.cancel;
         let open = |source| Error::io(&file, "open a channel for the stream's head", source);
         let channel = storage.channel(0, IoMode::Buffered).map_err(open)?;
 
-        let detector = options.zero_detection.then(Detector::best);
         let page_size = layout.page_size();
+        let manner = Manner {
+            page_size,
+            chunk: options.chunk.unwrap_or(CHUNK).max(page_size),
+            detector: options.zero_detection.then(Detector::best),
+            bridge: options.bridge.pages(page_size),
+            clears: storage.holds_old_bytes(),
+            rate: options.max_bandwidth.map(|rate| Arc::new(RateLimit::new(rate))),
+        };
         let pool = Pool::<SaveBatch>::builder()
             .channels(options.channels)
             .queue_depth(2 * options.channels)
             .name("mapped-ram")
             .cancel(cancel.clone())
             .spawn(|index| {
-                let channel = storage.channel(index, options.io_mode)?;
-                Ok(SaveWorker::new(channel, page_size, CHUNK, detector))
+                let channel = storage.channel(index, io_mode)?;
+                Ok(SaveWorker::new(channel, manner.clone()))
             })
             .map_err(|error| Error::pool(&file, error))?;
 
@@ -124,6 +138,7 @@ impl<'a> Writer<'a> {
                     name: Arc::from(block.idstr()),
                     pages_offset: block.pages_offset(),
                     present: SharedBitmap::new(pages),
+                    seen: storage.holds_old_bytes().then(|| SharedBitmap::new(pages)),
                 })
             })
             .collect();
@@ -140,6 +155,10 @@ impl<'a> Writer<'a> {
             cancel,
             progress: options.progress,
             io_mode,
+            sync: options.sync,
+            touched: (options.zero_detection && options.skip_untouched).then_some(options.touched_method),
+            untouched_pages: 0,
+            notes,
             started,
             failed: false,
         };
@@ -161,7 +180,7 @@ impl<'a> Writer<'a> {
             .filter_map(|index| match self.memory[index].place {
                 Place::Here(start) => {
                     let pages = 0..self.layout.blocks()[index].pages();
-                    Some(Part { index, start, pages, selection: None })
+                    Some(Part { index, start, pages, selection: None, is_memory: true })
                 }
                 Place::Detached | Place::LeftOut => None,
             })
@@ -189,7 +208,7 @@ impl<'a> Writer<'a> {
                 dirty.pages()
             )));
         }
-        self.write_parts(&[Part { index, start, pages: 0..pages, selection: Some(dirty) }])
+        self.write_parts(&[Part { index, start, pages: 0..pages, selection: Some(dirty), is_memory: true }])
     }
 
     /// Writes `bytes` as the pages of block `index` from `offset` (bytes from the block's start) on.
@@ -216,7 +235,7 @@ impl<'a> Writer<'a> {
             )));
         };
         let pages = offset / page_size..end / page_size;
-        self.write_parts(&[Part { index, start: bytes.as_ptr(), pages, selection: None }])
+        self.write_parts(&[Part { index, start: bytes.as_ptr(), pages, selection: None, is_memory: false }])
     }
 
     /// Writes the bitmaps and the tail, makes the file durable and gives it its name.
@@ -227,31 +246,55 @@ impl<'a> Writer<'a> {
     pub fn finish(mut self, tail: &Tail) -> Result<SaveReport> {
         self.check_usable()?;
         self.pool.sync().map_err(|error| Error::pool(&self.file, error))?;
+        self.clear_unseen()?;
         self.write_bitmaps()?;
         let end = self.write_tail(tail)?;
         self.check_cancelled()?;
 
-        let Self { pool, mut storage, mut channel, file, layout, magic, cancel, io_mode, started, .. } = self;
+        let Self {
+            pool,
+            mut storage,
+            mut channel,
+            file,
+            layout,
+            magic,
+            cancel,
+            io_mode,
+            sync: how,
+            started,
+            ..
+        } = self;
         let channels = pool.finish().map_err(|error| Error::pool(&file, error))?;
         let write_time = started.elapsed();
         let sync = Instant::now();
-        let sync_error = |source| Error::io(&file, "make the file durable", source);
-        storage.sync().map_err(sync_error)?;
+        let make_durable = |storage: &mut dyn Storage| {
+            let result = match how {
+                SyncMode::None => Ok(()),
+                SyncMode::Data => storage.sync_data(),
+                SyncMode::Full => storage.sync(),
+            };
+            result.map_err(|source| Error::io(&file, "make the file durable", source))
+        };
+        make_durable(&mut *storage)?;
         if storage.is_in_place() {
             // Only now may a reader take the stream for whole.
             write_slice(&mut *channel, &Arc::from("magic"), &magic, layout.stream_offset(), &cancel)
                 .map_err(|error| Error::work(&file, error))?;
-            storage.sync().map_err(sync_error)?;
+            make_durable(&mut *storage)?;
         }
         drop(channel);
         storage
-            .publish(true)
+            .publish(how == SyncMode::Full)
             .map_err(|source| Error::io(&file, "give the finished file its name", source))?;
         Ok(SaveReport {
             channels,
             guest_bytes: layout.blocks().iter().map(mapped_ram_format::BlockLayout::used_length).sum(),
             file_length: end,
+            disk_bytes: storage.disk_bytes(),
             io_mode,
+            sync: how,
+            untouched_pages: self.untouched_pages,
+            notes: self.notes,
             write_time,
             sync_time: sync.elapsed(),
         })
@@ -260,7 +303,7 @@ impl<'a> Writer<'a> {
     fn write_head(&mut self) -> Result<()> {
         let start = self.layout.stream_offset();
         let label: Arc<str> = Arc::from("head");
-        if self.storage.is_in_place() {
+        if self.storage.is_in_place() && !self.storage.holds_old_bytes() {
             // First of all, what stood there must not be taken for a whole stream any more.
             self.write_bytes(&label, &INCOMPLETE_MAGIC, start)?;
             self.storage
@@ -268,6 +311,7 @@ impl<'a> Writer<'a> {
                 .and_then(|()| self.storage.sync())
                 .map_err(|source| Error::io(&self.file, "mark the stream as unfinished", source))?;
         }
+        self.prepare()?;
         for mut piece in self.layout.pieces() {
             if piece.offset == start && self.storage.is_in_place() {
                 let rest = piece.bytes.split_off(INCOMPLETE_MAGIC.len());
@@ -275,6 +319,30 @@ impl<'a> Writer<'a> {
                 piece.offset += to_u64(INCOMPLETE_MAGIC.len());
             }
             self.write_bytes(&label, &piece.bytes, piece.offset)?;
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let held = self.layout.blocks().iter().filter(|block| !block.is_left_out());
+        let pages: Vec<Range<u64>> = held.map(|block| block.pages_offset()..block.end()).collect();
+        match self.storage.prepare(self.layout.tail_offset(), &pages) {
+            // A limit on the length of files is told by the write that passes it, with block and offset.
+            Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => Ok(()),
+            other => other.map_err(|source| Error::io(&self.file, "make the file ready", source)),
+        }
+    }
+
+    /// Clears the room of pages that were never dealt with, where it holds old bytes.
+    fn clear_unseen(&mut self) -> Result<()> {
+        let page_size = self.layout.page_size();
+        for (block, layout) in self.blocks.iter().zip(self.layout.blocks()) {
+            let Some(seen) = block.seen.as_ref().filter(|_| !layout.is_left_out()) else { continue };
+            for run in iov_slicer::page_runs(seen.words(), layout.pages()).clear() {
+                let offset = block.pages_offset + run.start * page_size;
+                clear_range(&mut *self.channel, &block.name, offset, (run.end - run.start) * page_size)
+                    .map_err(|error| Error::work(&self.file, error))?;
+            }
         }
         Ok(())
     }
@@ -345,35 +413,78 @@ impl<'a> Writer<'a> {
 
     fn send_parts(&mut self, parts: &[Part<'_>]) -> Result<()> {
         let page_size = self.layout.page_size();
-        let chunk_pages = chunk_pages(page_size);
         let total = parts.iter().map(Part::pages).sum::<u64>() * page_size;
+        let region = region_pages(page_size, total, to_u64(self.pool.channels()));
         let mut meter = Meter::new(&mut self.progress, total, page_size, || self.pool.counters());
         // Whatever happens below, a panic of the callback included, no channel reads the memory after this function.
         let guard = SyncOnDrop(&self.pool);
         for part in parts {
-            for pages in chunks(part.pages.clone(), chunk_pages) {
-                let skip = to_usize((pages.start - part.pages.start) * page_size);
-                // SAFETY: the range is inside the part's memory: a block's (readable for as long as the writer lives)
-                // or the slice that `write_from` borrowed; the bitmap is borrowed as well. All outlive this function,
-                // and `guard` does not let it end before the pool has synced.
-                let batch = unsafe {
-                    SaveBatch::new(
-                        Arc::clone(&self.blocks[part.index]),
-                        part.start.wrapping_add(skip),
-                        pages,
-                        part.selection,
-                    )
-                };
-                if let Err(refused) = guard.0.submit(batch) {
-                    return Err(Error::pool(&self.file, refused.error));
+            let block = &self.blocks[part.index];
+            let mut at = part.pages.start;
+            for stretch in part.stretches(&self.memory, page_size, self.touched) {
+                // Where old bytes stand in their room, `finish` clears them: these pages were not seen.
+                block.present.clear_words(at..stretch.start);
+                self.untouched_pages += stretch.start - at;
+                meter.skip((stretch.start - at) * page_size);
+                at = stretch.end;
+                for pages in chunks(stretch, region) {
+                    let skip = to_usize((pages.start - part.pages.start) * page_size);
+                    // SAFETY: the range is inside the part's memory: a block's (readable for as long as the writer lives)
+                    // or the slice that `write_from` borrowed; the bitmap is borrowed as well. All outlive this function,
+                    // and `guard` does not let it end before the pool has synced.
+                    let batch = unsafe {
+                        SaveBatch::new(
+                            Arc::clone(block),
+                            part.start.wrapping_add(skip),
+                            pages,
+                            part.selection,
+                        )
+                    };
+                    if let Err(refused) = guard.0.submit(batch) {
+                        return Err(Error::pool(&self.file, refused.error));
+                    }
+                    meter.tell(|| self.pool.counters());
                 }
-                meter.tell(|| self.pool.counters());
             }
         }
         self.pool.sync().map_err(|error| Error::pool(&self.file, error))?;
         meter.tell(|| self.pool.counters());
         Ok(())
     }
+}
+
+/// The mode that the channels get, and what is to be said of it.
+fn pick_mode(
+    options: &SaveOptions<'_>,
+    storage: &dyn Storage,
+    memory: &[RamBlock<'_>],
+) -> (IoMode, Vec<String>) {
+    /// What file systems ask of the memory for direct I/O, in bytes: no disk in use has larger blocks.
+    const DIRECT_ALIGNMENT: usize = 4096;
+    let mut notes = Vec::new();
+    let wanted = match options.io_mode {
+        IoMode::Auto if options.sync == SyncMode::None => IoMode::Buffered,
+        IoMode::Auto => {
+            let is_aligned = |block: &RamBlock<'_>| match block.place {
+                Place::Here(start) => start.addr().is_multiple_of(DIRECT_ALIGNMENT),
+                Place::Detached | Place::LeftOut => true,
+            };
+            let is_large = options.page_size.is_multiple_of(DIRECT_ALIGNMENT as u64);
+            if is_large && memory.iter().all(is_aligned) { IoMode::Direct } else { IoMode::Uncached }
+        }
+        other => other,
+    };
+    let mut got = storage.effective_mode(wanted);
+    if got != wanted {
+        // Next best for a durable save: what does not fill the page cache with what nobody will read.
+        if wanted == IoMode::Direct && options.io_mode == IoMode::Auto {
+            got = storage.effective_mode(IoMode::Uncached);
+        }
+        notes.push(format!("the file system or kernel has no {wanted} writes here; wrote {got}"));
+    } else if options.io_mode == IoMode::Auto {
+        notes.push(format!("wrote {got}, which suits a save with --sync {}", options.sync));
+    }
+    (got, notes)
 }
 
 /// Pages that are to be written, and where they are.
@@ -383,9 +494,34 @@ struct Part<'p> {
     start: *const u8,
     pages: Range<u64>,
     selection: Option<&'p PageBitmap>,
+    /// Whether it is the block's own memory, of which may be known what was touched.
+    is_memory: bool,
 }
 
 impl Part<'_> {
+    /// What of the part has to be looked at, in order; then, empty, its end.
+    fn stretches<'s>(
+        &self,
+        memory: &'s [RamBlock<'_>],
+        page_size: u64,
+        touched: Option<Method>,
+    ) -> Box<dyn Iterator<Item = Range<u64>> + 's> {
+        let end = self.pages.end;
+        match touched {
+            Some(method) if self.is_memory && self.selection.is_none() => {
+                let memory = Memory {
+                    start: self.start,
+                    length: (end - self.pages.start) * page_size,
+                    page_size,
+                    backing: memory[self.index].backing.as_ref(),
+                    method,
+                };
+                Box::new(Touched::of(&memory).chain([end..end]))
+            }
+            _ => Box::new([self.pages.clone()].into_iter()),
+        }
+    }
+
     /// How many pages are meant.
     fn pages(&self) -> u64 {
         self.selection.map_or(self.pages.end - self.pages.start, PageBitmap::count)

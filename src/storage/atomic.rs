@@ -23,10 +23,10 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 use super::{IoMode, Storage, open};
 
 /// How the start of a passing name looks. It says whose it is, should one ever be found.
-const PASSING_PREFIX: &str = ".mapped-ram-";
+pub(super) const PASSING_PREFIX: &str = ".mapped-ram-";
 
 /// How many passing names are tried before giving up; each has 62^12 possibilities.
-const PASSING_TRIES: usize = 16;
+pub(super) const PASSING_TRIES: usize = 16;
 
 /// A new file that gets its name only in [`publish`](Storage::publish).
 ///
@@ -65,15 +65,7 @@ impl AtomicFile {
     /// When the directory does not exist or cannot be written, when `path` names something that is no regular file,
     /// or is a symbolic link to nothing.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let target = resolve(path)?;
-        let file_name = target
-            .file_name()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?
-            .to_owned();
-        let directory_path = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
+        let (directory_path, file_name) = place(path)?;
         let directory = File::open(&directory_path)?;
         let (file, stand_in) = match nameless(&directory_path) {
             Ok(file) => (file, None),
@@ -148,6 +140,14 @@ impl Storage for AtomicFile {
         self.file.sync_all()
     }
 
+    fn disk_bytes(&self) -> Option<u64> {
+        open::disk_bytes(&self.file)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     fn is_in_place(&self) -> bool {
         false
     }
@@ -171,8 +171,22 @@ impl AsFd for AtomicFile {
     }
 }
 
+/// The directory and the name in it that `path`, or what the symbolic link there points to, stands for.
+pub(super) fn place(path: &Path) -> io::Result<(PathBuf, OsString)> {
+    let target = resolve(path)?;
+    let file_name = target
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?
+        .to_owned();
+    let directory = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Ok((directory, file_name))
+}
+
 /// The path that will be replaced: `path` itself, or what the symbolic link there points to.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
             let target = if metadata.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
@@ -208,7 +222,7 @@ fn named(directory: &Path) -> io::Result<(File, Option<tempfile::TempPath>)> {
     Ok((file, Some(path)))
 }
 
-fn random_name() -> String {
+pub(super) fn random_name() -> String {
     use rand::RngExt as _;
     use rand::distr::Alphanumeric;
     rand::rng().sample_iter(Alphanumeric).take(12).map(char::from).collect()

@@ -72,6 +72,14 @@ impl Storage for InPlaceFile {
         self.file.sync_all()
     }
 
+    fn disk_bytes(&self) -> Option<u64> {
+        open::disk_bytes(&self.file)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     fn is_in_place(&self) -> bool {
         true
     }

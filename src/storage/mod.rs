@@ -5,6 +5,7 @@
 //! ```text
 //!   AtomicFile    a file without a name -> synced -> linked under its final name -> the directory synced
 //!   InPlaceFile   magic withheld -> all else written -> synced -> magic written -> synced
+//!   RecycledFile  old name taken away, magic broken, both synced -> written over -> synced -> renamed to its final name
 //! ```
 //!
 //! A [`Source`] is what the reader reads. Both hand out [`Channel`]s, one a thread, each with a descriptor of its own.
@@ -15,26 +16,55 @@
 mod atomic;
 mod in_place;
 mod open;
+mod recycled;
 mod source;
 
+use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use multifd_pool::Channel;
 
 pub use atomic::AtomicFile;
 pub use in_place::InPlaceFile;
+pub use recycled::RecycledFile;
 pub use source::FileSource;
 
-/// How channels open the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How channels read and write the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoMode {
-    /// Through the page cache.
+    /// What suits the work: a save that is to be durable goes past the page cache if the guest's memory is aligned for
+    /// that, one that is not goes through it; reading goes through it.
     #[default]
+    Auto,
+    /// Through the page cache.
     Buffered,
     /// Past the page cache (`O_DIRECT`); what is not aligned for it, and file systems that have no such thing, go
     /// through the page cache.
     Direct,
+    /// Through the page cache, leaving nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where kernel or file system
+    /// do not know that, as [`Buffered`](Self::Buffered).
+    Uncached,
+}
+
+impl IoMode {
+    /// A short name in lower case: `auto`, `buffered`, `direct` or `uncached`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Buffered => "buffered",
+            Self::Direct => "direct",
+            Self::Uncached => "uncached",
+        }
+    }
+}
+
+impl fmt::Display for IoMode {
+    /// Writes [`IoMode::name`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// Where a writer's bytes go.
@@ -55,6 +85,28 @@ pub trait Storage: Send {
         mode
     }
 
+    /// Makes the file ready for a stream that ends at `length`, before anything of it is written: the file is that long
+    /// then, so that writes need not lengthen it one after the other. `pages` are the places of the blocks' pages, in
+    /// order; where the file holds old bytes outside of them, those must be zeros afterwards.
+    ///
+    /// # Errors
+    /// What `ftruncate(2)` or `fallocate(2)` say.
+    fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
+        let _ = pages;
+        self.set_len(length)
+    }
+
+    /// Whether the places of pages hold old bytes. The writer then clears those of zero pages with
+    /// [`Channel::clear`].
+    fn holds_old_bytes(&self) -> bool {
+        false
+    }
+
+    /// How much room the file takes, in bytes (`st_blocks`); `None` if that is not known.
+    fn disk_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Cuts the file, or makes it longer with a hole, so that it ends at `length` bytes.
     ///
     /// # Errors
@@ -66,6 +118,14 @@ pub trait Storage: Send {
     /// # Errors
     /// What `fsync(2)` says; what was written may then be lost.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Returns when what was written, and as much of the file's metadata as reading it back needs, is on stable storage.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.sync()
+    }
 
     /// Whether the bytes are seen under a name while they are written. The writer then keeps the stream's magic back
     /// until all else is synced.

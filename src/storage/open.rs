@@ -43,8 +43,9 @@ pub(super) fn reopen_direct(file: &File, write: bool) -> Option<File> {
 pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<dyn Channel>> {
     let buffered = reopen_buffered(file, write)?;
     let direct = match mode {
-        IoMode::Buffered => None,
         IoMode::Direct => reopen_direct(file, write),
+        IoMode::Uncached => return Ok(Box::new(FileChannel::uncached(buffered))),
+        IoMode::Auto | IoMode::Buffered => None,
     };
     Ok(match direct {
         Some(direct) => {
@@ -59,6 +60,15 @@ pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<
 pub(super) fn effective_mode(file: &File, write: bool, mode: IoMode) -> IoMode {
     match mode {
         IoMode::Direct if reopen_direct(file, write).is_some() => IoMode::Direct,
+        IoMode::Uncached if FileChannel::takes_uncached(file) => IoMode::Uncached,
         _ => IoMode::Buffered,
     }
+}
+
+/// How much room the file takes, in bytes.
+pub(super) fn disk_bytes(file: &File) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    /// What `st_blocks` counts, whatever the file system's own blocks are.
+    const UNIT: u64 = 512;
+    file.metadata().ok().map(|metadata| metadata.blocks() * UNIT)
 }

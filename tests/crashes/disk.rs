@@ -1,6 +1,7 @@
 //! A storage that writes down what happens to it, and what a disk may hold of that after a power cut.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mapped_ram::storage::{IoMode, Source, Storage};
@@ -14,6 +15,7 @@ const SECTOR: usize = 512;
 pub(crate) enum Event {
     Write { offset: usize, bytes: Vec<u8> },
     SetLen(usize),
+    Clear { offset: usize, length: usize },
     Sync,
     Publish,
 }
@@ -49,7 +51,13 @@ impl Log {
                     }
                 }
                 Event::SetLen(length) if is_kept() => disk.resize(*length, 0),
-                Event::SetLen(_) | Event::Sync | Event::Publish => {}
+                Event::Clear { offset, length } if is_kept() => {
+                    let end = (offset + length).min(disk.len());
+                    if *offset < end {
+                        disk[*offset..end].fill(0);
+                    }
+                }
+                Event::Clear { .. } | Event::SetLen(_) | Event::Sync | Event::Publish => {}
             }
         }
         disk
@@ -69,11 +77,18 @@ pub(crate) struct Recorder {
     base: Vec<u8>,
     events: Arc<Mutex<Vec<Event>>>,
     is_in_place: bool,
+    is_recycled: bool,
 }
 
 impl Recorder {
     pub(crate) fn new(base: Vec<u8>, is_in_place: bool) -> Recorder {
-        Self { base, events: Arc::default(), is_in_place }
+        Self { base, events: Arc::default(), is_in_place, is_recycled: false }
+    }
+
+    /// An older file that is written over: its old name is gone and its magic broken, durably, before anything else.
+    pub(crate) fn recycled(mut base: Vec<u8>) -> Recorder {
+        put(&mut base, 0, &mapped_ram::format::INCOMPLETE_MAGIC);
+        Self { base, events: Arc::default(), is_in_place: true, is_recycled: true }
     }
 
     /// What was done, once the storage is gone.
@@ -113,6 +128,12 @@ impl Channel for Recorder {
     unsafe fn read_at(&mut self, _: &[IoVec], _: u64) -> io::Result<usize> {
         Err(io::Error::other("nobody reads from a recorder"))
     }
+
+    fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let (offset, length) = (usize::try_from(offset).unwrap(), usize::try_from(length).unwrap());
+        self.note(Event::Clear { offset, length });
+        Ok(())
+    }
 }
 
 impl Storage for Recorder {
@@ -129,6 +150,22 @@ impl Storage for Recorder {
         Ok(())
     }
 
+    fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
+        self.set_len(length)?;
+        if self.is_recycled {
+            let mut at = mapped_ram::format::INCOMPLETE_MAGIC.len() as u64;
+            for place in pages {
+                self.clear(at, place.start - at)?;
+                at = place.end;
+            }
+        }
+        Ok(())
+    }
+
+    fn holds_old_bytes(&self) -> bool {
+        self.is_recycled
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         self.note(Event::Sync);
         Ok(())
@@ -139,7 +176,7 @@ impl Storage for Recorder {
     }
 
     fn publish(&mut self, _durable: bool) -> io::Result<()> {
-        if !self.is_in_place {
+        if !self.is_in_place || self.is_recycled {
             self.note(Event::Publish);
         }
         Ok(())

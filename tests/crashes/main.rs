@@ -26,7 +26,10 @@ fn guest(byte: u8) -> Vec<u8> {
 
 /// Saves a guest in two rounds; gives what was done to the disk.
 fn record(base: &[u8], offset: u64, is_in_place: bool, byte: u8) -> Log {
-    let recorder = Recorder::new(base.to_vec(), is_in_place);
+    record_on(Recorder::new(base.to_vec(), is_in_place), offset, byte)
+}
+
+fn record_on(recorder: Recorder, offset: u64, byte: u8) -> Log {
     let log = recorder.log();
     let memory = guest(byte);
     let mut writer = SaveOptions::new()
@@ -127,6 +130,43 @@ fn a_save_in_place_over_an_older_one_is_the_old_the_new_or_incomplete() {
         let older = older.after_a_cut(older.events.len(), 0);
         assert_eq!(open(older.clone(), offset), Ok(guest(3)));
         cuts += in_place(&older, offset, Some(&guest(3)), 100);
+    }
+    println!("{cuts} cuts");
+}
+
+/// A save over an expendable older file. Under the final name it is whole; under the passing name that a cut may leave, nobody
+/// takes it for anything before it is.
+#[test]
+fn a_save_over_an_expendable_file_is_incomplete_until_it_is_finished() {
+    let older = record(&[], 0, false, 3);
+    let older = older.after_a_cut(older.events.len(), 0);
+    assert_eq!(open(older.clone(), 0), Ok(guest(3)));
+    let longer = [older.clone(), vec![0x5A; 9000]].concat();
+    let mut cuts = 0;
+    for base in [older, longer, vec![0x5A; 700]] {
+        let log = record_on(Recorder::recycled(base), 0, 7);
+        let named =
+            log.events.iter().position(|event| matches!(event, Event::Publish)).expect("it got its name");
+        assert_eq!(named, log.events.len() - 1, "something was written behind the name");
+        for cut in 0..=log.events.len() {
+            for seed in 0..100 {
+                match open(log.after_a_cut(cut, seed), 0) {
+                    Ok(memory) => {
+                        assert!(
+                            memory == guest(7),
+                            "cut {cut}, seed {seed}: neither incomplete nor the new one"
+                        );
+                        // The magic is the last write; before it nothing may look whole.
+                        assert!(cut + 2 >= named, "cut {cut}, seed {seed}: whole too early");
+                    }
+                    Err(kind) => {
+                        assert!(cut < named, "cut {cut}, seed {seed}: it has its name, and {kind:?}");
+                        assert_eq!(kind, ErrorKind::Incomplete, "cut {cut}, seed {seed}");
+                    }
+                }
+                cuts += 1;
+            }
+        }
     }
     println!("{cuts} cuts");
 }

@@ -8,7 +8,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use mapped_ram::storage::{AtomicFile, FileSource};
+use mapped_ram::storage::{AtomicFile, FileSource, RecycledFile, Storage};
 use mapped_ram::{
     Cancel, Destination, Error, ErrorKind, LoadOptions, LoadTarget, RamBlock, Reader, ReaderOptions, Result,
     SaveOptions, Tail, VerifyOptions,
@@ -46,7 +46,9 @@ fn channels_listed() -> usize {
 }
 
 fn memories() -> [Vec<u8>; 2] {
-    let mut one = vec![0; 100 * PAGE];
+    let mut one = vec![0; 600 * PAGE];
+    // Long enough to have room reserved for it.
+    one[200 * PAGE..500 * PAGE].fill(9);
     one[10 * PAGE..40 * PAGE].fill(3);
     one[70 * PAGE..71 * PAGE].fill(4);
     [one, vec![5; 20 * PAGE]]
@@ -54,8 +56,12 @@ fn memories() -> [Vec<u8>; 2] {
 
 /// A save of two blocks onto `path`, with failures as planned.
 fn save(path: &Path, plan: &Plan, channels: usize) -> Result<()> {
+    save_into(AtomicFile::create(path).unwrap(), plan, channels)
+}
+
+fn save_into(storage: impl Storage + 'static, plan: &Plan, channels: usize) -> Result<()> {
     let [one, two] = memories();
-    let storage = FaultyStorage::new(AtomicFile::create(path).unwrap(), plan.clone());
+    let storage = FaultyStorage::new(storage, plan.clone());
     let blocks = vec![RamBlock::new("pc.ram", &one), RamBlock::new("pc.rom", &two)];
     let mut writer = SaveOptions::new().channels(channels).with_storage(Box::new(storage), blocks)?;
     let first = writer.write_all();
@@ -120,7 +126,7 @@ fn a_save_that_fails_at_any_call_tells_and_leaves_the_old_file() {
                     "{act:?} at call {n}: something is left"
                 );
             }
-            // Two heads, four runs, two bitmaps, the tail, sync, name: fewer calls would mean that not all were tried.
+            // Two heads, the length, runs and the room for one, two bitmaps, the tail, sync, name: fewer calls would mean that not all were tried.
             assert!(failures >= 9, "{act:?}: {failures}");
         }
     }
@@ -128,6 +134,49 @@ fn a_save_that_fails_at_any_call_tells_and_leaves_the_old_file() {
     let mut back = vec![0xEE; one.len()];
     Reader::open(&path).unwrap().block("pc.ram").unwrap().load(&mut back, Destination::Used).unwrap();
     assert!(back == one);
+}
+
+/// Over an expendable file: whatever fails, neither a file under the old name is left, nor one under the passing name, and
+/// what stood under the new name is untouched.
+#[test]
+fn a_save_over_an_old_file_that_fails_at_any_call_leaves_nothing_half_written() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, expendable) = (dir.path().join("guest.mram"), dir.path().join("expendable"));
+    for act in [Act::Errno(28), Act::Errno(5), Act::Nothing, Act::Panic] {
+        let mut failures = 0;
+        for n in 0.. {
+            fs::write(&path, OLD).unwrap();
+            fs::write(&expendable, vec![0xA5; 3 << 20]).unwrap();
+            let plan = Plan::at(n, act);
+            let storage = RecycledFile::take_over(&expendable, &path).unwrap();
+            let result = std::panic::catch_unwind(AssertUnwindSafe(|| save_into(storage, &plan, 2)));
+            assert_eq!(channels_alive(), 0, "{act:?} at call {n}");
+            assert_eq!(
+                fs::read_dir(dir.path()).unwrap().count(),
+                1,
+                "{act:?} at call {n}: something is left"
+            );
+            if !plan.is_used() {
+                result.unwrap().unwrap();
+                break;
+            }
+            failures += 1;
+            if let Ok(result) = result {
+                result.unwrap_err();
+            }
+            assert_eq!(fs::read(&path).unwrap(), OLD, "{act:?} at call {n}");
+        }
+        // Beside what any save does: the gaps between runs are cleared.
+        assert!(failures >= 12, "{act:?}: {failures}");
+    }
+    let reader = Reader::open(&path).unwrap();
+    for (block, memory) in reader.blocks().iter().zip(memories()) {
+        let mut back = vec![0xEE; memory.len()];
+        block.load(&mut back, Destination::Used).unwrap();
+        assert!(back == memory);
+    }
+    assert!(!fs::read(&path).unwrap().contains(&0xA5), "an old byte is left");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use mapped_ram::storage::{IoMode, Source, Storage};
@@ -151,6 +152,16 @@ impl Channel for FaultyChannel {
         // SAFETY: the caller's promise, passed on for the same memory or a part of it.
         self.call(vecs, |inner, vecs| unsafe { inner.read_at(vecs, offset) })
     }
+
+    fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.plan.simple()?;
+        self.inner.reserve(offset, length)
+    }
+
+    fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        self.plan.simple()?;
+        self.inner.clear(offset, length)
+    }
 }
 
 pub(crate) struct FaultyStorage<S> {
@@ -171,6 +182,15 @@ impl<S: Storage> Storage for FaultyStorage<S> {
 
     fn channel(&mut self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
         Ok(Box::new(FaultyChannel { inner: self.inner.channel(index, mode)?, plan: self.plan.clone() }))
+    }
+
+    fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
+        self.plan.simple()?;
+        self.inner.prepare(length, pages)
+    }
+
+    fn holds_old_bytes(&self) -> bool {
+        self.inner.holds_old_bytes()
     }
 
     fn set_len(&mut self, length: u64) -> io::Result<()> {

@@ -1,10 +1,11 @@
 //! `mapped-ram copy`.
 
 use indicatif::ProgressBar;
-use mapped_ram::{Block, RamBlock, Reader, Tail, Writer};
+use mapped_ram::{Block, Bridge, RamBlock, Reader, Tail, Writer};
 use rayon::prelude::*;
 
-use super::{begin, open, tell, write_options};
+use super::summary::tell;
+use super::{begin, open, write_options};
 use crate::args::CopyArgs;
 use crate::chunks::{CHUNK, any_present};
 use crate::exit::{Outcome, Problem};
@@ -24,6 +25,9 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
         // A whole new file may take its own place, but a file cannot be read while it is overwritten.
         expect_another(&args.input, &args.out)?;
     }
+    if let Some(old) = &args.write.recycle {
+        expect_another(&args.input, old)?;
+    }
     let reader = open(&args.input, args.in_offset)?;
     if reader.layout().page_size() > MAX_PAGE {
         return Err(Problem::Unsupported {
@@ -33,7 +37,9 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     }
     // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
     reader.devices()?;
-    let options = write_options(&args.write, &cancel).head_of(reader.layout());
+    // A copy is made to be small, as a rule.
+    let bridge = args.write.bridge.unwrap_or(Bridge::None);
+    let options = write_options(&args.write, &cancel).bridge(bridge).head_of(reader.layout());
     let mut writer = begin(options, &args.write, &args.out, blocks_of(&reader))?;
     let held = || reader.blocks().iter().enumerate().filter(|(_, block)| !block.is_left_out());
     let bar = progress::bar("copy", held().map(|(_, block)| block.used_length()).sum());

@@ -5,19 +5,18 @@ pub(crate) mod copy;
 pub(crate) mod extract;
 pub(crate) mod info;
 pub(crate) mod save;
+mod summary;
 mod tally;
 pub(crate) mod verify;
 
 use std::path::Path;
 
 use mapped_ram::storage::IoMode;
-use mapped_ram::{Block, Cancel, RamBlock, Reader, ReaderOptions, SaveOptions, SaveReport, Writer};
+use mapped_ram::{Block, Cancel, RamBlock, Reader, ReaderOptions, SaveOptions, SyncMode, Writer};
 
-use crate::args::{ReadArgs, WriteArgs, ZeroDetection};
+use crate::args::{Mode, ReadArgs, Sync, WriteArgs, ZeroDetection};
 use crate::exit::Problem;
 use crate::files::{expect_regular, expect_regular_or_nothing};
-use crate::say;
-use crate::size::show;
 
 /// Opens a file for reading.
 fn open(path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
@@ -53,11 +52,30 @@ fn block_named<'r>(reader: &'r Reader, name: &[u8]) -> Option<&'r Block> {
 /// What `save` and `copy` have in common.
 fn write_options<'a>(args: &WriteArgs, cancel: &Cancel) -> SaveOptions<'a> {
     let mut options = SaveOptions::new()
-        .io_mode(if args.direct_io { IoMode::Direct } else { IoMode::Buffered })
+        .io_mode(match args.mode {
+            _ if args.direct_io => IoMode::Direct,
+            Mode::Auto => IoMode::Auto,
+            Mode::Buffered => IoMode::Buffered,
+            Mode::Direct => IoMode::Direct,
+            Mode::Uncached => IoMode::Uncached,
+        })
+        .sync(match args.sync {
+            Sync::None => SyncMode::None,
+            Sync::Data => SyncMode::Data,
+            Sync::Full => SyncMode::Full,
+        })
+        .bridge(args.bridge.unwrap_or_default())
+        .max_bandwidth(args.max_bandwidth)
         .zero_detection(args.zero_detection == ZeroDetection::On)
         .cancel(cancel.clone());
     if let Some(channels) = args.channels {
         options = options.channels(usize::from(channels));
+    }
+    if let Some(chunk) = args.chunk {
+        options = options.chunk(chunk);
+    }
+    if let Some(old) = &args.recycle {
+        options = options.recycle(old);
     }
     options
 }
@@ -71,28 +89,9 @@ fn begin<'a>(
 ) -> Result<Writer<'a>, Problem> {
     // Looked at before it is opened: a pipe would be waited for until somebody reads it.
     expect_regular_or_nothing(out)?;
+    if let Some(old) = &args.recycle {
+        expect_regular(old)?;
+    }
     let Some(offset) = args.in_place() else { return Ok(options.create(out, blocks)?) };
     Ok(options.stream_offset(offset).in_place(out, blocks)?)
-}
-
-/// Says in a line what was written.
-fn tell(out: &Path, args: &WriteArgs, report: &SaveReport) -> Result<(), Problem> {
-    let totals = report.totals();
-    let time = report.write_time + report.sync_time;
-    if args.direct_io && report.io_mode == IoMode::Buffered {
-        say::note(&format!(
-            "the file system of {} has no O_DIRECT; wrote through the page cache",
-            out.display()
-        ));
-    }
-    say::line(&format!(
-        "{}: {} of guest memory, {} pages written, {} zero; {:.2} s ({:.2} s to write, {:.2} s to sync)",
-        out.display(),
-        show(report.guest_bytes),
-        totals.pages,
-        totals.zero_pages,
-        time.as_secs_f64(),
-        report.write_time.as_secs_f64(),
-        report.sync_time.as_secs_f64(),
-    ))
 }

@@ -2,7 +2,8 @@
 
 use mapped_ram::{RamBlock, Tail};
 
-use super::{begin, tell, write_options};
+use super::summary::tell;
+use super::{begin, write_options};
 use crate::args::SaveArgs;
 use crate::exit::{Outcome, Problem};
 use crate::files::expect_another;
@@ -18,6 +19,9 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     for named in &args.ram {
         expect_another(&named.path, &args.out)?;
+        if let Some(old) = &args.write.recycle {
+            expect_another(&named.path, old)?;
+        }
     }
     let files: Vec<RamFile> =
         args.ram.iter().map(|named| RamFile::open(named, args.page_size)).collect::<Result<_, _>>()?;

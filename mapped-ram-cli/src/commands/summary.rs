@@ -1,0 +1,77 @@
+//! What `save` and `copy` say in the end: lines for people, or one JSON object for programs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mapped_ram::SaveReport;
+use serde_json::json;
+
+use crate::args::{Mode, Stats, WriteArgs};
+use crate::exit::Problem;
+use crate::say;
+use crate::size::show;
+
+/// Sums up what was written to `out`.
+pub(crate) fn tell(out: &Path, args: &WriteArgs, report: &SaveReport) -> Result<(), Problem> {
+    // Who asked for a mode is told that it could not be had, and who asked for nothing need not know.
+    if args.verbose || args.direct_io || args.mode != Mode::Auto {
+        for note in &report.notes {
+            say::note(note);
+        }
+    }
+    match args.stats {
+        Stats::Text => say::line(&text(out, report)),
+        Stats::Json => say::raw(&json(out, report).to_string()),
+    }
+}
+
+fn total_time(report: &SaveReport) -> Duration {
+    report.write_time + report.sync_time
+}
+
+/// Bytes of guest memory a second, in GiB.
+fn rate(report: &SaveReport) -> f64 {
+    let gib = f64::from(u32::try_from(report.guest_bytes >> 20).unwrap_or(u32::MAX)) / 1024.0;
+    gib / total_time(report).as_secs_f64().max(1e-9)
+}
+
+fn text(out: &Path, report: &SaveReport) -> String {
+    let room = report.disk_bytes.map_or(String::new(), |bytes| format!(", {} on disk", show(bytes)));
+    format!(
+        "{}: {} of guest memory, {} pages written, {} zero; file of {}{room}; {:.2} s ({:.2} s to write, {:.2} s to \
+         sync), {:.2} GiB/s, {}",
+        out.display(),
+        show(report.guest_bytes),
+        report.pages_written(),
+        report.zero_pages(),
+        show(report.file_length),
+        total_time(report).as_secs_f64(),
+        report.write_time.as_secs_f64(),
+        report.sync_time.as_secs_f64(),
+        rate(report),
+        report.io_mode,
+    )
+}
+
+fn json(out: &Path, report: &SaveReport) -> serde_json::Value {
+    let totals = report.totals();
+    json!({
+        "file": out.to_string_lossy(),
+        "guest_bytes": report.guest_bytes,
+        "pages_written": report.pages_written(),
+        "zero_pages": report.zero_pages(),
+        "untouched_pages": report.untouched_pages,
+        "bytes_written": totals.bytes,
+        "write_calls": totals.calls,
+        "file_bytes": report.file_length,
+        "disk_bytes": report.disk_bytes,
+        "seconds": total_time(report).as_secs_f64(),
+        "write_seconds": report.write_time.as_secs_f64(),
+        "sync_seconds": report.sync_time.as_secs_f64(),
+        "gib_per_second": rate(report),
+        "channels": report.channels.len(),
+        "mode": report.io_mode.name(),
+        "sync": report.sync.name(),
+        "notes": report.notes,
+    })
+}

@@ -1,0 +1,186 @@
+//! A new file in the room of an old one that nobody needs any more.
+//!
+//! Allotting room costs a file system much of the time that a save takes. Here the blocks of an expendable older file are
+//! written over instead. Nobody must ever take the half-written file for the old snapshot, nor for a new one:
+//!
+//! ```text
+//!   old name --renamed--> passing name in the new file's directory; both directories synced
+//!   first bytes broken, and synced: from here on every reader calls it incomplete
+//!   ... written over ...
+//!   synced --> passing name --renamed--> final name; directory synced
+//! ```
+//!
+//! What the old file held beside the new one's pages becomes a hole at once; what it held in the room of pages that are
+//! zero now is cleared page by page ([`Storage::holds_old_bytes`]). A recycled file that is dropped before it was published
+//! is removed: its old content is gone in any case.
+//!
+//! A file that has more than one name is refused, for under the other names it would change; so is one on another file
+//! system than the new name.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use mapped_ram_format::INCOMPLETE_MAGIC;
+use multifd_pool::{Channel, FileChannel};
+use nix::errno::Errno;
+use nix::fcntl::{RenameFlags, renameat, renameat2};
+use nix::libc;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
+use super::{IoMode, Storage, open};
+
+/// A new file that takes over the room of an old one.
+#[derive(Debug)]
+pub struct RecycledFile {
+    file: File,
+    shown: PathBuf,
+    directory: File,
+    file_name: OsString,
+    /// What the file is called in `directory` while it is written; `None` once it has its final name.
+    passing: Option<OsString>,
+}
+
+impl RecycledFile {
+    /// Takes the file `old` for a new one that will be called `path`. **What `old` holds is lost from here on**, however the
+    /// save ends. `old` and `path` may be the same.
+    ///
+    /// # Errors
+    /// When `old` is no regular file of one name that can be written, is on another file system than `path`'s directory, or
+    /// `path` is something that [`AtomicFile`](super::AtomicFile) refuses: `old` is then as it was.
+    pub fn take_over(old: &Path, path: &Path) -> io::Result<Self> {
+        let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let (directory_path, file_name) = place(path)?;
+        let directory = File::open(&directory_path)?;
+        let (old_directory_path, old_name) = place(old)?;
+        let old_directory = File::open(&old_directory_path)?;
+        // Not by way of a link, and without waiting for a pipe: what is opened here is what is renamed below.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(old_directory_path.join(&old_name))?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return refuse("is no regular file, so it has no room to take over");
+        }
+        if metadata.nlink() != 1 {
+            return refuse(
+                "has more than one name, and would change under the others too; name a file that has one name only",
+            );
+        }
+        let passing = take_name(&old_directory, &old_name, &directory)?;
+        let this = Self { file, shown: path.to_owned(), directory, file_name, passing: Some(passing) };
+        // Durable whatever was asked for the new file: else a power cut could bring the old name back over new bytes.
+        old_directory.sync_all()?;
+        this.directory.sync_all()?;
+        this.file.write_all_at(&INCOMPLETE_MAGIC, 0)?;
+        this.file.sync_all()?;
+        Ok(this)
+    }
+}
+
+/// Moves `old_name` to a free passing name in `directory`, which it returns.
+fn take_name(old_directory: &File, old_name: &OsString, directory: &File) -> io::Result<OsString> {
+    for _ in 0..PASSING_TRIES {
+        let mut passing = OsString::from(PASSING_PREFIX);
+        passing.push(random_name());
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        let renamed =
+            match renameat2(old_directory, old_name.as_os_str(), directory, passing.as_os_str(), flags) {
+                // A file system without the flag; a random name of 62^12 is free.
+                Err(Errno::EINVAL) => {
+                    renameat(old_directory, old_name.as_os_str(), directory, passing.as_os_str())
+                }
+                other => other,
+            };
+        match renamed {
+            Ok(()) => return Ok(passing),
+            Err(Errno::EEXIST) => {}
+            Err(Errno::EXDEV) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::CrossesDevices,
+                    "is on another file system than the new file; room can only be taken over within one",
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "no free name for the file while it is written"))
+}
+
+impl Storage for RecycledFile {
+    fn name(&self) -> String {
+        self.shown.display().to_string()
+    }
+
+    fn channel(&mut self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+        open::channel(&self.file, true, mode)
+    }
+
+    fn effective_mode(&self, mode: IoMode) -> IoMode {
+        open::effective_mode(&self.file, true, mode)
+    }
+
+    fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
+        self.file.set_len(length)?;
+        let mut channel = FileChannel::buffered(self.file.try_clone()?);
+        // The broken magic stays: at no moment is it anything else.
+        let mut at = crate::convert::to_u64(INCOMPLETE_MAGIC.len());
+        for place in pages {
+            if at < place.start {
+                channel.clear(at, place.start - at)?;
+            }
+            at = place.end;
+        }
+        if at < length {
+            channel.clear(at, length - at)?;
+        }
+        Ok(())
+    }
+
+    fn holds_old_bytes(&self) -> bool {
+        true
+    }
+
+    fn set_len(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
+    fn disk_bytes(&self) -> Option<u64> {
+        open::disk_bytes(&self.file)
+    }
+
+    fn sync_data(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// It has no name that anybody looks for, but a passing one, which a power cut leaves: so its magic comes last.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
+    fn publish(&mut self, durable: bool) -> io::Result<()> {
+        let Some(passing) = &self.passing else { return Ok(()) };
+        renameat(&self.directory, passing.as_os_str(), &self.directory, self.file_name.as_os_str())?;
+        self.passing = None;
+        if durable { self.directory.sync_all() } else { Ok(()) }
+    }
+}
+
+impl Drop for RecycledFile {
+    fn drop(&mut self) {
+        if let Some(passing) = &self.passing {
+            // Where even that fails the file stays, under a name that says whose it is, and every reader calls it incomplete.
+            let _ = unlinkat(&self.directory, passing.as_os_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
