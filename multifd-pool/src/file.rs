@@ -217,7 +217,7 @@ fn fallocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Re
 /// Zeros where there are no holes, up to the file's end: behind it there is nothing to clear.
 fn write_zeros(file: &File, offset: u64, length: u64) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let end = (offset + length).min(file.metadata()?.len());
     let mut at = offset;
     while at < end {

@@ -165,7 +165,7 @@ fn make_room(
 ) -> Result<(), WorkError> {
     let page_size = manner.page_size;
     let mut cleared = 0;
-    for run in runs.chain([pages..pages]) {
+    for run in runs.chain(std::iter::once(pages..pages)) {
         if manner.clears && cleared < run.start {
             let length = (run.start - cleared) * page_size;
             context.clear(channel, block, offset + cleared * page_size, length)?;

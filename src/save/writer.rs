@@ -516,9 +516,9 @@ impl Part<'_> {
                     backing: memory[self.index].backing.as_ref(),
                     method,
                 };
-                Box::new(Touched::of(&memory).chain([end..end]))
+                Box::new(Touched::of(&memory).chain(std::iter::once(end..end)))
             }
-            _ => Box::new([self.pages.clone()].into_iter()),
+            _ => Box::new(std::iter::once(self.pages.clone())),
         }
     }
 

@@ -187,14 +187,12 @@ impl Pagemap {
             // SAFETY: `arg` is the argument of this ioctl, of the size that it says, and `regions` has room for `vec_len`
             // regions; both outlive the call. Pages are only looked at: no flag asks for more.
             let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
-            match usize::try_from(count) {
-                Ok(count) => break count,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
+            if let Ok(count) = usize::try_from(count) {
+                break count;
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
         };
         let found = regions[..count.min(REGIONS)].iter().map(|region| region.start..region.end).collect();

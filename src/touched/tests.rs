@@ -75,7 +75,9 @@ proptest! {
         read in any::<bool>(),
     ) {
         let memory = Anonymous::new(3000 * PAGE);
-        touched.iter().for_each(|page| memory.touch(*page));
+        for page in &touched {
+            memory.touch(*page);
+        }
         let method = if read { Method::Read } else { Method::Best };
         let found: Vec<_> = Touched::of(&memory.memory(method)).collect();
         prop_assert_eq!(&found, &words(&touched, 3000));
@@ -108,7 +110,9 @@ proptest! {
 fn thousands_of_stretches() {
     let memory = Anonymous::new(4000 * 64 * PAGE);
     let touched: Vec<usize> = (0..2000).map(|word| word * 128).collect();
-    touched.iter().for_each(|page| memory.touch(*page));
+    for page in &touched {
+        memory.touch(*page);
+    }
     for method in [Method::Best, Method::Read] {
         let found: Vec<_> = Touched::of(&memory.memory(method)).collect();
         assert_eq!(found, words(&touched, 4000 * 64), "{method:?}");
