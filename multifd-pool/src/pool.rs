@@ -101,6 +101,11 @@ impl<B: Send + 'static> Pool<B> {
         self.shared.counters.len()
     }
 
+    /// How many batches wait at most before [`submit`](Self::submit) does.
+    pub fn queue_depth(&self) -> usize {
+        self.shared.queue.depth()
+    }
+
     /// A handle that ends the work from any thread.
     pub fn cancel_handle(&self) -> Cancel {
         self.cancel.clone()

@@ -73,6 +73,11 @@ impl<B, E: Clone> Queue<B, E> {
         }
     }
 
+    /// How many batches are queued at most.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// Queues `batch`; waits while the queue is full.
     ///
     /// # Errors

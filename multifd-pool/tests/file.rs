@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
-use multifd_pool::{Alignment, Cancel, FileChannel, IoVec, read_exact_at, write_all_at};
+use multifd_pool::{Alignment, Cancel, Channel, FileChannel, IoVec, read_exact_at, write_all_at};
 use proptest::prelude::*;
 
 const LENGTH: usize = 64 << 10;
@@ -80,4 +80,133 @@ fn offsets_past_the_largest_are_an_error() {
     // SAFETY: `byte` lives until the call returns.
     let result = unsafe { write_all_at(&mut channel, &name, &[vec], u64::MAX - 10, &Cancel::new()) };
     assert!(result.is_err());
+}
+
+/// What a channel was asked for, with offset and length.
+type Log = Arc<std::sync::Mutex<Vec<(&'static str, u64, u64)>>>;
+
+/// Says what it was asked for, so that it is seen whether a box passes it on.
+#[derive(Default)]
+struct Asked(Log);
+
+impl Channel for Asked {
+    unsafe fn write_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+
+    unsafe fn read_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+
+    fn reserve(&mut self, offset: u64, length: u64) -> std::io::Result<()> {
+        self.0.lock().unwrap().push(("reserve", offset, length));
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+
+    fn clear(&mut self, offset: u64, length: u64) -> std::io::Result<()> {
+        self.0.lock().unwrap().push(("clear", offset, length));
+        Err(std::io::ErrorKind::Other.into())
+    }
+}
+
+#[test]
+fn a_boxed_channel_is_asked_for_room_and_holes_too() {
+    let asked = Asked::default();
+    let log = Arc::clone(&asked.0);
+    let mut boxed: Box<dyn Channel> = Box::new(asked);
+    // By the box's own methods, not those of what is in it.
+    let channel: &mut Box<dyn Channel> = &mut boxed;
+    assert_eq!(Channel::reserve(channel, 1, 2).unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(Channel::clear(channel, 3, 4).unwrap_err().kind(), std::io::ErrorKind::Other);
+    assert_eq!(*log.lock().unwrap(), [("reserve", 1, 2), ("clear", 3, 4)]);
+}
+
+/// A channel that has neither.
+struct Bare;
+
+impl Channel for Bare {
+    unsafe fn write_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+
+    unsafe fn read_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+}
+
+#[test]
+fn without_more_said_room_is_advice_and_holes_are_not_to_be_had() {
+    Bare.reserve(0, u64::MAX).unwrap();
+    assert_eq!(Bare.clear(0, 1).unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+}
+
+proptest! {
+    /// Room changes nothing that is read, holes read as zeros and nothing else changes, whatever the mode.
+    #[test]
+    fn room_and_holes_leave_the_bytes_that_they_should(
+        steps in prop::collection::vec((any::<bool>(), 0_u64..80_000, 1_u64..40_000), 0..8),
+        uncached in any::<bool>(),
+    ) {
+        let (file, direct) = files();
+        let mut model: Vec<u8> = (0..LENGTH).map(|i| u8::try_from(i % 250).unwrap() + 1).collect();
+        file.write_all_at(&model, 0).unwrap();
+        let mut channel = if uncached {
+            FileChannel::uncached(file.try_clone().unwrap())
+        } else {
+            channel(&file, direct)
+        };
+        for (reserve, offset, length) in steps {
+            if reserve {
+                channel.reserve(offset, length).unwrap();
+            } else {
+                channel.clear(offset, length).unwrap();
+                let range = |at: u64| usize::try_from(at).unwrap().min(LENGTH);
+                model[range(offset)..range(offset + length)].fill(0);
+            }
+        }
+        let mut bytes = vec![0xEE; LENGTH];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        prop_assert!(bytes == model);
+        prop_assert_eq!(file.metadata().unwrap().len(), LENGTH as u64);
+    }
+}
+
+#[test]
+fn room_is_room_on_the_disk_and_a_hole_gives_it_back() {
+    use std::os::unix::fs::MetadataExt;
+    let (file, _) = files();
+    // Inside the file: what is reserved behind its end stays.
+    file.set_len(1 << 20).unwrap();
+    let blocks = || file.metadata().unwrap().blocks() * 512;
+    let mut channel = FileChannel::buffered(file.try_clone().unwrap());
+    assert_eq!(blocks(), 0);
+    channel.reserve(0, 1 << 20).unwrap();
+    // A file system that cannot reserve is allowed not to.
+    let reserved = blocks();
+    assert!(reserved == 0 || reserved >= 1 << 20, "{reserved}");
+    channel.clear(0, 1 << 20).unwrap();
+    assert!(blocks() < 1 << 16, "{}", blocks());
+    // No file is that long: what cannot be had is advice for room, an error for holes.
+    channel.reserve(u64::MAX - 1, 1).unwrap();
+    channel.clear(u64::MAX - 1, 1).unwrap_err();
+}
+
+#[test]
+fn uncached_calls_are_taken_or_fallen_back_from() {
+    let (file, _) = files();
+    let name: Arc<str> = Arc::from("ram0");
+    let mut channel = FileChannel::uncached(file.try_clone().unwrap());
+    let bytes = vec![7_u8; 9000];
+    // SAFETY: `bytes` is not touched meanwhile.
+    unsafe {
+        let vec = IoVec::from_const(bytes.as_ptr(), bytes.len());
+        write_all_at(&mut channel, &name, &[vec], 100, &Cancel::new()).unwrap();
+    }
+    let mut back = vec![0; 9000];
+    file.read_exact_at(&mut back, 100).unwrap();
+    assert!(back == bytes);
+    // A descriptor that cannot be read cannot be asked.
+    let write_only = tempfile::NamedTempFile::new().unwrap();
+    let write_only = OpenOptions::new().write(true).open(write_only.path()).unwrap();
+    assert!(!FileChannel::takes_uncached(&write_only));
 }

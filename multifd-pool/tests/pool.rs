@@ -8,7 +8,8 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 
 use common::{Act, MemoryFile};
 use multifd_pool::{
-    Cancel, ChannelContext, ChannelCounters, IoBatch, IoVec, IoWorker, Pool, PoolError, WorkError, Worker,
+    Cancel, ChannelContext, ChannelCounters, IoBatch, IoVec, IoWorker, Operation, Pool, PoolError, WorkError,
+    Worker,
 };
 use proptest::prelude::*;
 
@@ -381,4 +382,100 @@ fn a_worker_that_cannot_be_made_is_an_error_and_leaves_no_thread() {
         .unwrap_err();
     assert!(matches!(error, PoolError::Spawn { channel: 3, .. }));
     assert_eq!(made.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_queue_is_as_deep_as_asked_or_twice_its_channels() {
+    let file = MemoryFile::new(0);
+    let worker = |_| Ok(IoWorker::new(file.clone()));
+    for channels in [1, 3, 255] {
+        assert_eq!(Pool::builder().channels(channels).spawn(worker).unwrap().queue_depth(), 2 * channels);
+    }
+    for (asked, got) in [(0, 1), (1, 1), (7, 7)] {
+        assert_eq!(Pool::builder().queue_depth(asked).spawn(worker).unwrap().queue_depth(), got);
+    }
+}
+
+/// A handle that several pools have: none of them is forgotten because another came later, or one of them went.
+#[test]
+fn one_handle_ends_every_pool_that_has_it() {
+    let cancel = Cancel::new();
+    assert!(format!("{cancel:?}").contains("false"));
+    let file = MemoryFile::new(0);
+    let pool = || Pool::builder().cancel(cancel.clone()).spawn(|_| Ok(IoWorker::new(file.clone()))).unwrap();
+    let first = pool();
+    drop(pool());
+    let last = pool();
+    cancel.cancel();
+    assert!(format!("{cancel:?}").contains("true"));
+    for pool in [first, last] {
+        // SAFETY: no memory at all.
+        let refused = pool.submit(unsafe { IoBatch::write("ram0", vec![], 0) }).unwrap_err();
+        assert!(matches!(refused.error, PoolError::Cancelled), "{refused:?}");
+    }
+}
+
+/// A worker that asks its channel for room and holes that it has not got, and counts.
+struct Asking;
+
+struct Refusing;
+
+impl multifd_pool::Channel for Refusing {
+    unsafe fn write_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+
+    unsafe fn read_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
+        Ok(0)
+    }
+
+    fn reserve(&mut self, _: u64, _: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+}
+
+impl Worker for Asking {
+    type Batch = bool;
+
+    fn run(&mut self, reserve: bool, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
+        let counters = context.counters();
+        (counters.pages, counters.zero_pages) = (counters.pages + 3, counters.zero_pages + 4);
+        let block = Arc::from("pc.ram");
+        if reserve {
+            context.reserve(&mut Refusing, &block, 0x5000, 77)
+        } else {
+            context.clear(&mut Refusing, &block, 0x6000, 88)
+        }
+    }
+}
+
+#[test]
+fn room_and_holes_that_are_not_to_be_had_are_told_with_block_and_offset() {
+    for (reserve, operation, offset, length) in
+        [(true, Operation::Reserve, 0x5000, 77), (false, Operation::Clear, 0x6000, 88)]
+    {
+        let pool = Pool::builder().channels(1).spawn(|_| Ok(Asking)).unwrap();
+        pool.submit(reserve).unwrap();
+        let PoolError::Transfer(error) = pool.sync().unwrap_err() else { panic!("another error") };
+        assert_eq!((error.operation, &*error.block), (operation, "pc.ram"));
+        assert_eq!((error.offset, error.length, error.done), (offset, length, 0));
+        let text = error.to_string();
+        assert!(text.contains("pc.ram") && text.contains(&format!("{offset:#x}")), "{text}");
+        let counters = pool.counters()[0];
+        assert_eq!((counters.pages, counters.zero_pages), (3, 4));
+    }
+}
+
+proptest! {
+    #[test]
+    fn counters_add_up_field_by_field(many in prop::collection::vec(any::<[u32; 4]>(), 0..10)) {
+        let of = |numbers: [u64; 4]| {
+            let mut counters = ChannelCounters::default();
+            [counters.bytes, counters.pages, counters.calls, counters.zero_pages] = numbers;
+            counters
+        };
+        let all: Vec<_> = many.iter().map(|numbers| of(numbers.map(u64::from))).collect();
+        let sum = [0, 1, 2, 3].map(|field| many.iter().map(|numbers| u64::from(numbers[field])).sum::<u64>());
+        prop_assert_eq!(total(&all), of(sum));
+    }
 }
