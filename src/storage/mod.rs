@@ -17,6 +17,7 @@ mod in_place;
 mod open;
 mod source;
 
+use std::fs::File;
 use std::io;
 
 use multifd_pool::Channel;
@@ -117,5 +118,10 @@ pub trait Source: Send + Sync {
     /// What `lseek(2)` with `SEEK_DATA` says.
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
         Ok((offset < end).then_some((offset, end)))
+    }
+
+    /// The file behind the source, open for reading, if there is one: what a block is mapped from.
+    fn file(&self) -> Option<&File> {
+        None
     }
 }
