@@ -6,7 +6,8 @@
 //! crate writes QEMU loads, and the other way round.
 //!
 //! - [`SaveOptions`] begins a save and gives a [`Writer`]; [`RamBlock`] says where a block's memory is.
-//! - [`Reader`] opens a file; [`Block`] gives its pages, [`LoadOptions`] fills memory with all of them.
+//! - [`Reader`] opens a file; [`Block`] gives its pages, [`LoadOptions`] fills memory with all of them,
+//!   [`MapOptions`] maps them: there at once, read when they are touched.
 //! - [`Reader::verify`] says whether a file is whole.
 //!
 //! ```
@@ -42,6 +43,7 @@ mod readme {}
 mod bitmap;
 mod convert;
 mod error;
+mod map;
 mod progress;
 #[expect(unsafe_code, reason = "raw pointers to a guest's memory may cross threads")]
 mod ram_block;
@@ -62,6 +64,7 @@ pub use multifd_pool::{Cancel, ChannelCounters};
 
 pub use bitmap::PageBitmap;
 pub use error::{Error, ErrorKind, Result};
+pub use map::{MapOptions, Mapping, Prefetch};
 pub use progress::Progress;
 pub use ram_block::RamBlock;
 pub use read::{

@@ -11,6 +11,7 @@ use super::reader::Shared;
 use crate::bitmap::PageBitmap;
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
+use crate::storage::Source;
 use crate::zeroed::try_zeroed;
 
 /// How much of a bitmap is read and decoded at a time, in bytes.
@@ -124,7 +125,7 @@ impl Block {
         Ok(self.bitmap()?.runs_within(pages))
     }
 
-    pub(super) fn check_held(&self) -> Result<()> {
+    pub(crate) fn check_held(&self) -> Result<()> {
         if self.is_left_out() {
             return Err(Error::Usage(format!(
                 "{}: block `{}` is left out of the file (x-ignore-shared); its memory is elsewhere",
@@ -133,6 +134,15 @@ impl Block {
             )));
         }
         Ok(())
+    }
+
+    /// The file, as the caller named it.
+    pub(crate) fn file(&self) -> &str {
+        &self.shared.file
+    }
+
+    pub(crate) fn source(&self) -> &Arc<dyn Source> {
+        &self.shared.source
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

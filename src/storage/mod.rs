@@ -20,6 +20,7 @@ mod recycled;
 mod source;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 
@@ -177,5 +178,10 @@ pub trait Source: Send + Sync {
     /// What `lseek(2)` with `SEEK_DATA` says.
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
         Ok((offset < end).then_some((offset, end)))
+    }
+
+    /// The file behind the source, open for reading, if there is one: what a block is mapped from.
+    fn file(&self) -> Option<&File> {
+        None
     }
 }

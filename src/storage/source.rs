@@ -71,6 +71,10 @@ impl Source for FileSource {
         open::channel(&self.file, false, mode)
     }
 
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
         if offset >= end {
             return Ok(None);

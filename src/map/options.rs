@@ -1,0 +1,219 @@
+//! How a block is mapped: what must hold for it, and in which order it is done.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::mapping::{About, Mapping};
+use super::prefetch::{Prefetch, Prefetcher};
+use super::region::{Region, host_page};
+use super::stale::{COVERS, Room, plan, stale_runs};
+use crate::convert::{to_u64, to_usize};
+use crate::error::{Error, Result};
+use crate::read::Block;
+use crate::storage::Source;
+
+/// How much of what may have to be wiped is read at a time, in bytes.
+const WINDOW: u64 = 256 << 10;
+
+/// How a block is mapped into memory.
+///
+/// ```
+/// # fn main() -> mapped_ram::Result<()> {
+/// use mapped_ram::{MapOptions, Reader};
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("guest.mram");
+/// # let saved = vec![3_u8; 1 << 16];
+/// # mapped_ram::SaveOptions::new().save(&path, vec![mapped_ram::RamBlock::new("ram0", &saved)])?;
+///
+/// let reader = Reader::open(&path)?;
+/// let mapping = MapOptions::new().map(reader.block("ram0").unwrap())?;
+/// // SAFETY: inside the mapping, which nobody else uses.
+/// let first = unsafe { mapping.as_ptr().read_volatile() };
+/// assert_eq!(first, 3);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "options do nothing until `map` is called"]
+pub struct MapOptions {
+    prefetch: Prefetch,
+}
+
+impl MapOptions {
+    /// Nothing is read before it is touched.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Which pages are read before they are touched.
+    pub fn prefetch(mut self, prefetch: Prefetch) -> Self {
+        self.prefetch = prefetch;
+        self
+    }
+
+    /// Maps `block` at an address that the kernel chooses.
+    ///
+    /// The time it takes does not depend on the block's length, but on how many absent pages have data in their room: beyond
+    /// two thousand such stretches the short ones are read.
+    ///
+    /// # Errors
+    /// - A block that the file leaves out, and a source that is no file.
+    /// - Pages that do not begin at a multiple of the host's page size in the file, as in libvirt's images or behind
+    ///   other offsets: load such a block, or write the file anew.
+    /// - A file that was cut since it was opened.
+    /// - What the system says: too little address space, too many mappings (`vm.max_map_count`), stale pages that
+    ///   cannot be read.
+    pub fn map(&self, block: &Block) -> Result<Mapping> {
+        self.map_with(block, Region::anywhere)
+    }
+
+    /// Maps `block` at `start`, into an address range that the caller reserved, by `mmap(2)` with `PROT_NONE` for
+    /// instance. `length` must be the block's.
+    ///
+    /// When the mapping is dropped, and when mapping fails half-way, the range is reserved again: anonymous memory
+    /// without access rights.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map); a length that is not the block's, and a start that is not on a page of the host.
+    ///
+    /// # Safety
+    /// `start` to `start + length`, rounded up to whole pages of the host, must be one range that the caller has mapped
+    /// for this purpose: what is in it is replaced. Nobody may use it, unmap it or map anything else into it until the
+    /// mapping is dropped, but through the mapping.
+    pub unsafe fn map_into(&self, block: &Block, start: *mut u8, length: usize) -> Result<Mapping> {
+        if to_u64(length) != block.used_length() {
+            return Err(Error::Usage(format!(
+                "block `{}` has {} bytes, the address range for it {length}; they must be the same",
+                block.idstr(),
+                block.used_length()
+            )));
+        }
+        let host_page = host_page();
+        let start = NonNull::new(start).filter(|start| to_u64(start.addr().get()).is_multiple_of(host_page));
+        let Some(start) = start else {
+            return Err(Error::Usage(format!(
+                "block `{}` cannot be mapped at an address that is null or no multiple of the host's page size {host_page}; \
+                 reserve the range with mmap",
+                block.idstr()
+            )));
+        };
+        self.map_with(block, |file, offset, length| {
+            // SAFETY: the range is the caller's to give, by this function's contract.
+            unsafe { Region::at(start, file, offset, length) }
+        })
+    }
+
+    fn map_with(
+        &self,
+        block: &Block,
+        map: impl FnOnce(&File, u64, NonZeroUsize) -> io::Result<Region>,
+    ) -> Result<Mapping> {
+        block.check_held()?;
+        let source = block.source();
+        let layout = block.layout();
+        let about = About {
+            file: block.file().to_owned(),
+            block: block.idstr().into_owned(),
+            pages_offset: layout.pages_offset(),
+            length: layout.used_length(),
+            page_size: layout.page_size(),
+        };
+        let host_page = host_page();
+        let Some(file) = source.file() else {
+            return Err(Error::Usage(format!(
+                "{}: block `{}` cannot be mapped, since its source is no file of the system's; load it",
+                about.file, about.block
+            )));
+        };
+        if !about.pages_offset.is_multiple_of(host_page) {
+            return Err(Error::Unsupported {
+                file: about.file,
+                what: format!(
+                    "block `{}`: its pages begin at offset {:#x}, no multiple of the host's page size {host_page}, and cannot be \
+                     mapped; load them, or write the file anew (Tail::copied_from, or the command's `copy`)",
+                    about.block, about.pages_offset
+                ),
+            });
+        }
+        about.check_length(&**source)?;
+        let present = block.bitmap()?;
+        let room =
+            Room { pages_offset: about.pages_offset, length: about.length, page_size: about.page_size };
+        let stale = stale_runs(present, room, |offset, end| source.next_data(offset, end))
+            .map_err(|error| about.error("look for holes", error))?;
+        let plan = plan(&stale, host_page, COVERS);
+
+        let length =
+            about.length.checked_next_multiple_of(host_page).and_then(|length| length.try_into().ok());
+        let length: Option<NonZeroUsize> = length.and_then(NonZeroUsize::new);
+        let length = length.ok_or_else(|| about.error("map it", io::ErrorKind::OutOfMemory.into()))?;
+        let mut region =
+            map(file, about.pages_offset, length).map_err(|error| about.error("map it", error))?;
+        for range in plan.cover {
+            region
+                .cover(range)
+                .map_err(|error| about.error("cover stale pages (is vm.max_map_count too low?)", error))?;
+        }
+        for range in plan.wipe {
+            wipe(&mut region, &**source, range, &about, host_page)?;
+        }
+        if !self.prefetch.reads_ahead() {
+            region.expect_random_access();
+        }
+        let region = Arc::new(region);
+        let prefetcher = Prefetcher::begin(
+            self.prefetch.clone(),
+            Arc::clone(&region),
+            Arc::clone(present),
+            about.page_size,
+        )
+        .map_err(|error| about.error("start a thread that brings its pages in", error))?;
+        Ok(Mapping::new(prefetcher, region, Arc::clone(source), about))
+    }
+}
+
+/// Makes `range` zeros where it is not already. Read by `pread`, not through the mapping: a bad disk is an error then.
+fn wipe(
+    region: &mut Region,
+    source: &dyn Source,
+    range: std::ops::Range<u64>,
+    about: &About,
+    host_page: u64,
+) -> Result<()> {
+    let mut bytes = vec![0; to_usize(WINDOW.min(range.end - range.start))];
+    let mut at = range.start;
+    while at < range.end {
+        let window = &mut bytes[..to_usize(WINDOW.min(range.end - at))];
+        let offset = about.pages_offset + at;
+        let got = source
+            .read_at(window, offset)
+            .map_err(|error| about.error(&format!("read stale bytes at offset {offset:#x}"), error))?;
+        if got < window.len() {
+            about.check_length(source)?;
+        }
+        let mut from = at;
+        let end = at + to_u64(window.len());
+        while from < end {
+            let to = ((from / host_page + 1) * host_page).min(end);
+            if window[to_usize(from - at)..to_usize(to - at)].iter().any(|byte| *byte != 0) {
+                region.wipe(from..to);
+            }
+            from = to;
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+impl Block {
+    /// Maps the block with the default [`MapOptions`].
+    ///
+    /// # Errors
+    /// As [`MapOptions::map`].
+    pub fn map(&self) -> Result<Mapping> {
+        MapOptions::new().map(self)
+    }
+}
