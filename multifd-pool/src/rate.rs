@@ -11,11 +11,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How far behind its schedule a transfer may begin and still catch up, in nanoseconds. It evens out how late threads are
-/// woken (some 0.1 ms); at 10 ms a second holds at most 1 percent too much.
-const CREDIT: u64 = 10_000_000;
+/// woken (0.1 ms, on a busy machine some ms); with 15 ms a second holds at most 1.5 percent too much, and with one transfer of
+/// half a percent ([`SLICES`]) at either end 2 percent.
+const CREDIT: u64 = 15_000_000;
 
 /// How much of a second's bytes one transfer should take at most: larger ones make the flow jerky.
-const SLICES: u64 = 100;
+const SLICES: u64 = 200;
 
 /// How long to sleep at most before the work is asked again whether it has been stopped.
 const NAP: Duration = Duration::from_millis(20);
@@ -78,7 +79,7 @@ impl RateLimit {
         Self { schedule, bytes_per_second, began: Instant::now() }
     }
 
-    /// How many bytes one transfer should have at most, so that the flow is smooth: a hundredth of a second's, in whole
+    /// How many bytes one transfer should have at most, so that the flow is smooth: a two-hundredth of a second's, in whole
     /// `unit`s, but at least one.
     pub fn quantum(&self, unit: u64) -> u64 {
         let unit = unit.max(1);

@@ -172,7 +172,8 @@ fn make_room(
         }
         cleared = run.end;
         let length = (run.end - run.start) * page_size;
-        if length >= RESERVE_FROM {
+        // Where the flow is to be smooth, a call that takes a while (a tmpfs clears what it reserves) only makes it jerky.
+        if length >= RESERVE_FROM && manner.rate.is_none() {
             context.reserve(channel, block, offset + run.start * page_size, length)?;
         }
     }
