@@ -43,6 +43,9 @@ mod readme {}
 mod bitmap;
 mod convert;
 mod error;
+#[cfg(feature = "vm-memory")]
+#[expect(unsafe_code, reason = "another crate's mappings become blocks")]
+pub mod guest_memory;
 mod map;
 mod progress;
 #[expect(unsafe_code, reason = "raw pointers to a guest's memory may cross threads")]

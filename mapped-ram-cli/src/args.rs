@@ -51,6 +51,12 @@ pub(crate) enum Command {
     /// Write the memory of one block, or of all, to sparse raw images
     #[command(after_help = EXIT_CODES)]
     Extract(ExtractArgs),
+    /// Fill the files that are a guest's RAM: QEMU's memory-backend-file, a memfd under /proc
+    ///
+    /// A file that is not there is made, as long as its block. One that is there must be exactly as long; what it holds is given
+    /// up. After a failure the files made here are removed, and the others are named: no guest may use them.
+    #[command(after_help = EXIT_CODES)]
+    Restore(RestoreArgs),
     /// Write a file anew: without zero pages and stale bytes, device state and all
     #[command(after_help = EXIT_CODES)]
     Copy(CopyArgs),
@@ -238,6 +244,24 @@ pub(crate) struct ExtractArgs {
     /// The raw image to write, or with --all the folder
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RestoreArgs {
+    /// The block to restore; once for each file
+    #[arg(long, value_name = "NAME", required = true)]
+    pub(crate) block: Vec<OsString>,
+    /// The file that is to hold it, shared with whoever uses it; the first for the first block, and so on
+    #[arg(long, value_name = "PATH", required = true)]
+    pub(crate) into: Vec<PathBuf>,
+    /// How many threads read, 1 to 255 [default: the number of cores, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) channels: Option<u8>,
+    /// Read past the page cache (O_DIRECT) where the file system can
+    #[arg(long)]
+    pub(crate) direct_io: bool,
     #[command(flatten)]
     pub(crate) read: ReadArgs,
 }

@@ -36,6 +36,9 @@ pub(crate) enum Problem {
     /// The file is sound, but more than this command takes on.
     #[error("{file}: {what}")]
     Unsupported { file: String, what: String },
+    /// Guests' memory is partly overwritten.
+    #[error("{problem}; {files}: half restored, let no guest use it before a restore has gone well")]
+    HalfRestored { files: String, problem: Box<Problem> },
     #[error("{file}: {what}: {source}")]
     Io { file: String, what: String, source: io::Error },
 }
@@ -54,6 +57,7 @@ impl Problem {
             Self::Usage(_) => USAGE,
             Self::Unsupported { .. } => DAMAGED,
             Self::Io { .. } => IO,
+            Self::HalfRestored { problem, .. } => problem.exit_code(),
             Self::Library(error) => match error.kind() {
                 ErrorKind::Usage => USAGE,
                 ErrorKind::Incomplete | ErrorKind::Damaged | ErrorKind::Unsupported => DAMAGED,

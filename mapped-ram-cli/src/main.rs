@@ -56,6 +56,7 @@ fn run(command: &Command) -> Result<Outcome, Problem> {
         Command::Info(args) => commands::info::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Extract(args) => commands::extract::run(args),
+        Command::Restore(args) => commands::restore::run(args),
         Command::Copy(args) => commands::copy::run(args),
         Command::Compare(args) => commands::compare::run(args),
     }

@@ -3,11 +3,16 @@
 //! The guest may be running, so the mapping is never a Rust slice. If the file is cut while it is saved, the kernel ends
 //! the command with SIGBUS; nothing is left under the output's name then.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mapped_ram::RamBlock;
+use mapped_ram::{Block, Destination, LoadTarget, RamBlock};
 use memmap2::{MmapOptions, MmapRaw};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::args::NamedFile;
 use crate::exit::Problem;
@@ -47,4 +52,103 @@ impl RamFile {
             unsafe { RamBlock::from_raw(self.name.as_slice(), self.mapping.as_ptr(), self.mapping.len()) };
         block.backed_by(Arc::clone(&self.file), 0)
     }
+}
+
+/// A file that a block is restored into, shared with whoever has it mapped.
+pub(crate) struct GuestRam<'b> {
+    block: &'b Block,
+    path: PathBuf,
+    file: File,
+    mapping: MmapRaw,
+    /// Whether the file was made here.
+    is_new: bool,
+    /// Whether something of what it held is gone.
+    is_changed: bool,
+}
+
+impl<'b> GuestRam<'b> {
+    /// Opens the file at `path`, or makes it, for the memory of `block`. Changes nothing in a file that is there.
+    pub(crate) fn open(path: &Path, block: &'b Block) -> Result<Self, Problem> {
+        let fail = |what: &str| {
+            let what = format!("{what} for block `{}`", block.idstr());
+            move |error| Problem::io(path, what, error)
+        };
+        let mut options = File::options();
+        options.read(true).write(true).mode(0o600);
+        let (file, is_new) = match options.open(path) {
+            Ok(file) => (file, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (options.create_new(true).open(path).map_err(fail("make the file"))?, true)
+            }
+            Err(error) => return Err(fail("open the file for writing")(error)),
+        };
+        let mapping = map_for(&file, path, block, is_new);
+        match mapping {
+            Ok(mapping) => {
+                Ok(Self { block, path: path.to_owned(), file, mapping, is_new, is_changed: false })
+            }
+            Err(problem) => {
+                if is_new {
+                    // Empty, and of no use to anybody.
+                    let _ = fs::remove_file(path);
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    /// Gives up what the file holds; then it is ready to be filled.
+    pub(crate) fn target(&mut self) -> Result<LoadTarget<'_>, Problem> {
+        self.is_changed = true;
+        // All of it becomes a hole, which is zeros and takes no memory. Absent pages stay so.
+        let all = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let length = i64::try_from(self.block.used_length()).unwrap_or(i64::MAX);
+        let destination = match fallocate(&self.file, all, 0, length) {
+            Ok(()) => Destination::Zeroed,
+            // A file system without holes.
+            Err(Errno::EOPNOTSUPP) => Destination::Used,
+            Err(error) => {
+                let what = format!("clear the memory of block `{}`", self.block.idstr());
+                return Err(Problem::io(&self.path, what, error.into()));
+            }
+        };
+        let (start, length) = (self.mapping.as_mut_ptr(), self.mapping.len());
+        // SAFETY: the mapping is writable for its length, outlives the target, which borrows it, and is never a reference.
+        Ok(unsafe { LoadTarget::from_raw(self.block, start, length, destination) })
+    }
+
+    /// Takes a file away that was made here. Otherwise says which file is spoilt, if it is.
+    pub(crate) fn abandon(self) -> Option<String> {
+        if self.is_new && fs::remove_file(&self.path).is_ok() {
+            return None;
+        }
+        self.is_changed.then(|| self.path.display().to_string())
+    }
+}
+
+/// Maps `file` for the memory of `block`, and gives it its length if it is new.
+fn map_for(file: &File, path: &Path, block: &Block, is_new: bool) -> Result<MmapRaw, Problem> {
+    let name = block.idstr();
+    if block.is_left_out() {
+        return Err(Problem::Usage(format!(
+            "block `{name}` is left out of the file (x-ignore-shared); its memory is elsewhere"
+        )));
+    }
+    let wanted = block.used_length();
+    if is_new {
+        file.set_len(wanted)
+            .map_err(|error| Problem::io(path, format!("set the file's length for block `{name}`"), error))?;
+    }
+    let length =
+        file.metadata().map_err(|error| Problem::io(path, "look at the file".to_owned(), error))?.len();
+    if length != wanted {
+        return Err(Problem::Usage(format!(
+            "{} has {length} bytes, block `{name}` {wanted}; they must be the same: give the guest as much memory as the saved one \
+             had, or name a file that is not there, and it is made",
+            path.display()
+        )));
+    }
+    MmapOptions::new()
+        .map_raw(file)
+        .map_err(|error| Problem::io(path, format!("map the file for block `{name}`"), error))
 }

@@ -7,6 +7,7 @@ mod contrast;
 mod full_disk;
 mod ours_into_qemu;
 mod qemu_into_ours;
+mod restored;
 mod round_trip;
 mod same_bytes;
 

@@ -4,6 +4,7 @@ pub(crate) mod compare;
 pub(crate) mod copy;
 pub(crate) mod extract;
 pub(crate) mod info;
+pub(crate) mod restore;
 pub(crate) mod save;
 mod summary;
 mod tally;

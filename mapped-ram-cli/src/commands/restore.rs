@@ -1,0 +1,107 @@
+//! `mapped-ram restore`: fills the files that are guests' RAM.
+//!
+//! All that can be refused is refused before the first byte is written. From then on a failure leaves memory that is
+//! partly the old and partly the saved guest's: a file that was made here is taken away again, and one that was there
+//! before is named, so that nobody starts a guest in it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Instant;
+
+use mapped_ram::storage::IoMode;
+use mapped_ram::{Block, LoadOptions, Reader};
+
+use super::{find_block, open_args};
+use crate::args::RestoreArgs;
+use crate::exit::{Outcome, Problem};
+use crate::files::{expect_another, expect_regular_or_nothing};
+use crate::ram_file::GuestRam;
+use crate::signals::interruptible;
+use crate::size::show;
+use crate::{progress, say};
+
+pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
+    let cancel = interruptible();
+    let reader = open_args(&args.read)?;
+    let wanted = wanted(&reader, args)?;
+    let mut memories = Vec::new();
+    for (block, path) in &wanted {
+        match GuestRam::open(path, block) {
+            Ok(memory) => memories.push(memory),
+            Err(problem) => return Err(give_up(problem, memories)),
+        }
+    }
+    let began = Instant::now();
+    let bar = progress::bar("restore", wanted.iter().map(|(block, _)| block.used_length()).sum());
+    let mut options = LoadOptions::new()
+        .io_mode(if args.direct_io { IoMode::Direct } else { IoMode::Buffered })
+        .cancel(cancel)
+        .progress(progress::callback(&bar));
+    if let Some(channels) = args.channels {
+        options = options.channels(usize::from(channels));
+    }
+    let loaded = memories.iter_mut().map(GuestRam::target).collect::<Result<Vec<_>, _>>();
+    let loaded = loaded.and_then(|mut targets| Ok(options.load(&mut targets)?));
+    bar.finish_and_clear();
+    let report = match loaded {
+        Ok(report) => report,
+        Err(problem) => return Err(give_up(problem, memories)),
+    };
+    let totals = report.totals();
+    for (block, path) in &wanted {
+        say::line(&format!("{}: block `{}`, {}", path.display(), block.idstr(), show(block.used_length())))?;
+    }
+    say::line(&format!(
+        "{}: {} pages read, {} zero; {:.2} s",
+        reader.file(),
+        totals.pages,
+        totals.zero_pages,
+        began.elapsed().as_secs_f64()
+    ))?;
+    Ok(Outcome::Good)
+}
+
+/// Each block and the file that is to hold it, the n-th `--block` with the n-th `--into`.
+fn wanted<'a>(reader: &'a Reader, args: &'a RestoreArgs) -> Result<Vec<(&'a Block, &'a Path)>, Problem> {
+    if args.block.len() != args.into.len() {
+        return Err(Problem::Usage(format!(
+            "{} times --block and {} times --into; each block needs the file that is to hold it",
+            args.block.len(),
+            args.into.len()
+        )));
+    }
+    let mut wanted = Vec::new();
+    let mut blocks = BTreeSet::new();
+    let mut files = BTreeSet::new();
+    for (name, path) in args.block.iter().zip(&args.into) {
+        let block = find_block(reader, name.as_bytes())?;
+        expect_regular_or_nothing(path)?;
+        expect_another(&args.read.file, path)?;
+        // A file that is not there yet has its name only.
+        let file = match fs::metadata(path) {
+            Ok(metadata) => (Some((metadata.dev(), metadata.ino())), None),
+            Err(_) => (None, Some(path)),
+        };
+        if !blocks.insert(name) || !files.insert(file) {
+            return Err(Problem::Usage(format!(
+                "block `{}` into {}: a block and a file can be named once only",
+                block.idstr(),
+                path.display()
+            )));
+        }
+        wanted.push((block, path.as_path()));
+    }
+    Ok(wanted)
+}
+
+/// Takes away the files that were made here, and names those that were there before.
+fn give_up(problem: Problem, memories: Vec<GuestRam<'_>>) -> Problem {
+    let spoilt: Vec<String> = memories.into_iter().filter_map(GuestRam::abandon).collect();
+    if spoilt.is_empty() {
+        return problem;
+    }
+    Problem::HalfRestored { files: spoilt.join(", "), problem: Box::new(problem) }
+}

@@ -1,0 +1,82 @@
+//! Group 6: A guest of QEMU's, brought back by each of the ways: read into memory, mapped, and restored into a file that a
+//! QEMU runs in. The counter is right, no stale byte shows, and QEMU's own load leaves the same memory.
+
+use std::fs::File;
+use std::path::Path;
+
+use mapped_ram::{Destination, LoadOptions, LoadTarget, MapOptions, Prefetch, Reader};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use qemu_harness::{Guest, Qemu, Transfer, boot};
+
+use crate::{RAM, dir, empty_ram_file, expect_same, load, ram_block, read};
+
+fn counter(memory: &[u8]) -> u32 {
+    let at = usize::try_from(boot::COUNTER).unwrap();
+    u32::from_le_bytes(memory[at..at + 4].try_into().unwrap())
+}
+
+/// The block's memory by a mapping.
+fn mapped(reader: &Reader, idstr: &str, prefetch: Prefetch) -> Vec<u8> {
+    let mut mapping = MapOptions::new().prefetch(prefetch).map(reader.block(idstr).unwrap()).unwrap();
+    mapping.wait_for_prefetch().unwrap();
+    let mut memory = vec![0; mapping.len()];
+    // SAFETY: the mapping is readable for its length, and nobody else uses it.
+    unsafe { memory.as_mut_ptr().copy_from_nonoverlapping(mapping.as_ptr(), memory.len()) };
+    memory
+}
+
+/// Restores into a file as the command does: shared memory that another process may have mapped.
+fn restore_into(reader: &Reader, idstr: &str, path: &Path) {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: touches no existing mapping.
+    let start =
+        unsafe { mmap(None, RAM.try_into().unwrap(), protection, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
+    let block = reader.block(idstr).unwrap();
+    // SAFETY: the mapping is writable for its length until it is unmapped below, and never a reference.
+    let target = unsafe { LoadTarget::from_raw(block, start.as_ptr().cast(), RAM, Destination::Zeroed) };
+    LoadOptions::new().channels(2).load(&mut [target]).unwrap();
+    // SAFETY: all of what was mapped above, used by nobody any more.
+    unsafe { munmap(start, RAM) }.unwrap();
+}
+
+/// A running guest is saved while it writes; then its memory is what every way must show.
+fn by_every_way(program: fn() -> Vec<u8>) {
+    let Some(qemu) = Qemu::for_test() else { return };
+    let dir = dir();
+    let ram = empty_ram_file(&dir, "ram", RAM);
+    let saved = dir.path().join("guest.mram");
+    let builder = |ram: &Path| Guest::builder(&qemu).machine("pc").ram_file(ram).boot_sector(program());
+    let mut guest = builder(&ram).paused(false).start().unwrap();
+    while guest.physical(boot::COUNTER, 4).unwrap() == [0; 4] {}
+    assert!(guest.save(&Transfer::new(&saved).channels(2)).unwrap().is_completed());
+    drop(guest);
+    let expected = read(&ram);
+    assert_ne!(counter(&expected), 0);
+
+    let reader = Reader::open(&saved).unwrap();
+    let name = ram_block(&reader, RAM);
+    expect_same(&load(&reader, &name), &expected, "loaded");
+    expect_same(&mapped(&reader, &name, Prefetch::Nothing), &expected, "mapped");
+    expect_same(&mapped(&reader, &name, Prefetch::All), &expected, "mapped and prefetched");
+    let ours = empty_ram_file(&dir, "ours", RAM);
+    restore_into(&reader, &name, &ours);
+    expect_same(&read(&ours), &expected, "restored into a file");
+
+    let theirs = empty_ram_file(&dir, "theirs", RAM);
+    let mut guest = builder(&theirs).incoming().start().unwrap();
+    assert!(guest.load(&Transfer::new(&saved).channels(2)).unwrap().is_completed());
+    drop(guest);
+    expect_same(&read(&ours), &read(&theirs), "QEMU's own load");
+}
+
+#[test]
+fn a_counting_pc() {
+    by_every_way(boot::counter);
+}
+
+/// Its pages go from set to zero while it is saved: stale bytes are in the file.
+#[test]
+fn a_pc_whose_pages_become_zero() {
+    by_every_way(boot::zeroing);
+}
