@@ -19,20 +19,9 @@ impl SmallDisk {
     /// # Errors
     /// Where mounting is not allowed.
     pub fn new(bytes: u64) -> Result<Self> {
-        Self::with(&format!("size={bytes},mode=0700"))
-    }
-
-    /// Mounts one of `bytes` bytes that backs its files with huge pages, as guests' memory is.
-    ///
-    /// # Errors
-    /// Where mounting is not allowed, or the kernel has no huge pages.
-    pub fn huge(bytes: u64) -> Result<Self> {
-        Self::with(&format!("size={bytes},mode=0700,huge=always"))
-    }
-
-    fn with(options: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some(options))
+        let options = format!("size={bytes},mode=0700");
+        mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
             .map_err(|error| Error::new(format!("mounting a tmpfs: {error}")))?;
         Ok(Self { dir })
     }
