@@ -140,7 +140,9 @@ impl Case {
     fn cells(&self, row: &Row, size: f64) -> Option<Vec<String>> {
         let wall = row.median(|sample| sample.wall)?;
         let (least, most) = (row.walls().reduce(f64::min)?, row.walls().reduce(f64::max)?);
-        let cpu = row.median(|sample| sample.cpu)? / size;
+        // Of a guest with holes only what is resident costs anything.
+        let resident = if self.size.is_sparse { gib(self.data_bytes) } else { size };
+        let cpu = row.median(|sample| sample.cpu)? / resident;
         let disk = row.median(|sample| mib(sample.disk))?;
         let peak = row.samples.iter().filter_map(|sample| sample.peak).max();
         let ratio = |other: Option<&Row>| {
