@@ -19,8 +19,20 @@ impl SmallDisk {
     /// # Errors
     /// Where mounting is not allowed.
     pub fn new(bytes: u64) -> Result<Self> {
+        Self::mounted(bytes, "")
+    }
+
+    /// As [`new`](Self::new), of huge pages wherever they can be had: how a guest's memory lies.
+    ///
+    /// # Errors
+    /// Where mounting is not allowed, and where the kernel has no huge pages for a tmpfs.
+    pub fn of_huge_pages(bytes: u64) -> Result<Self> {
+        Self::mounted(bytes, ",huge=always")
+    }
+
+    fn mounted(bytes: u64, further: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let options = format!("size={bytes},mode=0700");
+        let options = format!("size={bytes},mode=0700{further}");
         mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
             .map_err(|error| Error::new(format!("mounting a tmpfs: {error}")))?;
         Ok(Self { dir })

@@ -31,6 +31,7 @@ pub struct GuestBuilder {
     machine: String,
     memory: u64,
     ram_file: Option<PathBuf>,
+    preallocated: bool,
     boot_sector: Option<Vec<u8>>,
     firmware: Option<Vec<u8>>,
     paused: bool,
@@ -55,6 +56,12 @@ impl GuestBuilder {
     /// The file that is the guest's RAM, shared, as the block `ram0`; as long as the RAM.
     pub fn ram_file(mut self, path: &Path) -> Self {
         self.ram_file = Some(path.to_owned());
+        self
+    }
+
+    /// The RAM file is all in QEMU's page tables before the guest runs, for measuring.
+    pub fn preallocated(mut self) -> Self {
+        self.preallocated = true;
         self
     }
 
@@ -111,7 +118,11 @@ impl GuestBuilder {
         if let Some(ram) = &self.ram_file {
             machine.push_str(",memory-backend=ram0");
             let ram = option_value(ram);
-            let object = format!("memory-backend-file,id=ram0,mem-path={ram},share=on,size={}", self.memory);
+            let mut object =
+                format!("memory-backend-file,id=ram0,mem-path={ram},share=on,size={}", self.memory);
+            if self.preallocated {
+                object.push_str(",prealloc=on");
+            }
             command.args(["-object", &object]);
         }
         command.args(["-machine", &machine, "-m", &format!("{}k", self.memory >> 10)]);
@@ -209,6 +220,7 @@ impl Guest {
             machine: "none".to_owned(),
             memory: 64 << 20,
             ram_file: None,
+            preallocated: false,
             boot_sector: None,
             firmware: None,
             paused: true,
