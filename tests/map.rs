@@ -346,3 +346,24 @@ fn a_prefetch_of_a_file_that_was_cut_is_an_error_and_no_signal() {
         file.set_len(whole).unwrap();
     }
 }
+
+#[test]
+fn a_block_of_64_gib_that_is_mostly_a_hole() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let length = 64_u64 << 30;
+    let mut writer = SaveOptions::new().create(&path, vec![RamBlock::detached("ram0", length)]).unwrap();
+    let last = length - PAGE as u64;
+    writer.write_from(0, last, &[7; PAGE]).unwrap();
+    writer.finish(&Tail::minimal()).unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let mapping = reader.blocks()[0].map().unwrap();
+    for (offset, expected) in [(0, 0), (last, 7)] {
+        let at = mapping.as_ptr().wrapping_add(usize::try_from(offset).unwrap());
+        // SAFETY: a byte of the mapping, which nobody else uses.
+        assert_eq!(unsafe { at.read_volatile() }, expected);
+    }
+    let touched = mapping.touched().unwrap();
+    assert!(touched.contains(last / PAGE as u64) && touched.count() < 64, "{}", touched.count());
+}

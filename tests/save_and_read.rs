@@ -60,6 +60,45 @@ fn expect_block(reader: &Reader, name: &str, memory: &[u8], page_size: usize, ze
 
 proptest! {
     #[test]
+    fn memory_that_was_promised_to_be_zero_is_checked_if_asked_for(
+        pages in pages(),
+        spoilt in any::<prop::sample::Index>(),
+        at in 0..PAGE,
+        fresh in any::<bool>(),
+        channels in 1_usize..4,
+    ) {
+        let memory = memory_of(&pages, PAGE);
+        let dir = dir();
+        let path = dir.path().join("guest.mram");
+        SaveOptions::new().save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+        let reader = Reader::open(&path).unwrap();
+        let block = reader.block("ram0").unwrap();
+        let destination = if fresh { Destination::Fresh } else { Destination::Zeroed };
+        let load = |back: &mut [u8], check: bool| {
+            let options = LoadOptions::new().channels(channels).check_zeroed(check);
+            options.load(&mut [LoadTarget::new(block, back, destination)])
+        };
+        let mut back = vec![0; memory.len()];
+        load(&mut back, true).unwrap();
+        prop_assert!(back == memory);
+
+        let page = spoilt.index(pages.len());
+        let mut back = vec![0; memory.len()];
+        back[page * PAGE + at] = 1;
+        if block.bitmap().unwrap().contains(page as u64) {
+            // It is read over: the promise is about absent pages.
+            load(&mut back, true).unwrap();
+            prop_assert!(back == memory);
+        } else {
+            load(&mut back, false).unwrap();
+            prop_assert_eq!(back[page * PAGE + at], 1);
+            let error = load(&mut back, true).unwrap_err();
+            prop_assert_eq!(error.kind(), ErrorKind::Usage);
+            prop_assert!(error.to_string().contains("`ram0`") && error.to_string().contains("Destination::Used"));
+        }
+    }
+
+    #[test]
     fn what_is_saved_is_read_back(
         blocks in prop::collection::vec(pages(), 1..4),
         channels in 1_usize..5,

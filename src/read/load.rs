@@ -8,9 +8,14 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
-use multifd_pool::{Cancel, Channel, ChannelContext, ChannelCounters, IoVec, Pool, WorkError, Worker};
+use multifd_pool::{
+    Cancel, Channel, ChannelContext, ChannelCounters, IoVec, Pool, PoolError, WorkError, Worker,
+};
+
+use nix::sys::mman::{MmapAdvise, madvise};
 
 use super::Block;
 use super::chunks::{default_channels, for_each_chunk};
@@ -19,11 +24,20 @@ use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::progress::{Callback, Meter, Progress};
 use crate::storage::IoMode;
+use crate::zero::Detector;
+
+/// Advice is given from here on in memory that does not begin on a page, in bytes: the largest page size of a Linux host.
+const ADVICE_ALIGNMENT: u64 = 64 << 10;
 
 /// What memory holds before a block is loaded into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
+    /// Anonymous memory that was mapped for this and never touched: as [`Zeroed`](Self::Zeroed), and filled in huge pages where
+    /// the kernel has them (`MADV_HUGEPAGE`), which is several times faster than page by page. Absent pages take memory then
+    /// where a present one is in the same huge page, usually 2 MiB. The advice stays when the load is over.
+    Fresh,
     /// Zeros, and it was perhaps never touched: absent pages are left alone, so that they cost no memory.
+    /// [`LoadOptions::check_zeroed`] checks the promise.
     Zeroed,
     /// Anything: absent pages are cleared.
     Used,
@@ -58,6 +72,19 @@ impl<'m> LoadTarget<'m> {
         destination: Destination,
     ) -> Self {
         Self { block, start, length: to_u64(length), destination, memory: PhantomData }
+    }
+
+    /// Tells the kernel that the memory will be filled as a whole.
+    fn advise(&self) {
+        // Whole pages only: the kernel would round up, and speak of memory that is not ours.
+        let address = to_u64(self.start.addr());
+        let skip = address.next_multiple_of(ADVICE_ALIGNMENT) - address;
+        let Some(length) = self.length.checked_sub(skip) else { return };
+        let length = to_usize(length / ADVICE_ALIGNMENT * ADVICE_ALIGNMENT);
+        let Some(start) = NonNull::new(self.start.wrapping_add(to_usize(skip))) else { return };
+        // Advice: a kernel without huge pages fills the memory as well.
+        // SAFETY: inside the memory that the load has on loan, and what it holds does not change.
+        let _ = unsafe { madvise(start.cast(), length, MmapAdvise::MADV_HUGEPAGE) };
     }
 
     fn check(&self, first: &Block) -> Result<()> {
@@ -120,6 +147,7 @@ impl LoadReport {
 pub struct LoadOptions<'a> {
     channels: usize,
     io_mode: IoMode,
+    check_zeroed: bool,
     cancel: Cancel,
     progress: Callback<'a>,
 }
@@ -136,6 +164,7 @@ impl<'a> LoadOptions<'a> {
         Self {
             channels: default_channels(),
             io_mode: IoMode::Buffered,
+            check_zeroed: false,
             cancel: Cancel::new(),
             progress: None,
         }
@@ -150,6 +179,13 @@ impl<'a> LoadOptions<'a> {
     /// Through the page cache or past it.
     pub fn io_mode(mut self, mode: IoMode) -> Self {
         self.io_mode = mode;
+        self
+    }
+
+    /// Whether memory that was promised to be zero ([`Destination::Zeroed`], [`Destination::Fresh`]) is looked at where
+    /// absent pages go. Off unless asked for: it reads that memory, which must be readable then.
+    pub fn check_zeroed(mut self, on: bool) -> Self {
+        self.check_zeroed = on;
         self
     }
 
@@ -169,6 +205,7 @@ impl<'a> LoadOptions<'a> {
     ///
     /// # Errors
     /// Memory that is not exactly as long as its block, a block that the file leaves out, targets from several files;
+    /// memory that is not zero where it was promised to be, if that is [checked](Self::check_zeroed);
     /// otherwise the first error of any channel, with block and offset. What the memory holds is then not known.
     pub fn load(mut self, targets: &mut [LoadTarget<'_>]) -> Result<LoadReport> {
         let Some(first) = targets.first() else { return Ok(LoadReport::default()) };
@@ -177,6 +214,9 @@ impl<'a> LoadOptions<'a> {
         for target in targets.iter() {
             target.check(first.block)?;
         }
+        for target in targets.iter().filter(|target| target.destination == Destination::Fresh) {
+            target.advise();
+        }
         // The batches point into the targets' memory: whatever way this function is left, dropping the pool waits for
         // its channels, and the targets are the caller's.
         let pool = Pool::<LoadBatch>::builder()
@@ -184,7 +224,10 @@ impl<'a> LoadOptions<'a> {
             .queue_depth(2 * self.channels)
             .name("mapped-ram")
             .cancel(self.cancel.clone())
-            .spawn(|index| shared.source.channel(index, self.io_mode).map(LoadWorker))
+            .spawn(|index| {
+                let channel = shared.source.channel(index, self.io_mode)?;
+                Ok(LoadWorker { channel, check_zeroed: self.check_zeroed })
+            })
             .map_err(|error| Error::pool(file, error))?;
         let total = targets.iter().map(|target| target.length).sum();
         let page_size = shared.layout.page_size();
@@ -204,14 +247,14 @@ impl<'a> LoadOptions<'a> {
                     pages,
                     destination: target.destination,
                 };
-                pool.submit(batch).map_err(|refused| Error::pool(file, refused.error))?;
+                pool.submit(batch).map_err(|refused| load_error(file, refused.error))?;
                 meter.tell(|| pool.counters());
                 Ok(())
             })?;
         }
-        pool.sync().map_err(|error| Error::pool(file, error))?;
+        pool.sync().map_err(|error| load_error(file, error))?;
         meter.tell(|| pool.counters());
-        let channels = pool.finish().map_err(|error| Error::pool(file, error))?;
+        let channels = pool.finish().map_err(|error| load_error(file, error))?;
         Ok(LoadReport { channels })
     }
 }
@@ -243,7 +286,32 @@ struct LoadBatch {
 // contract; each page of it is in one batch only, and the loan outlives the pool.
 unsafe impl Send for LoadBatch {}
 
-struct LoadWorker(Box<dyn Channel>);
+struct LoadWorker {
+    channel: Box<dyn Channel>,
+    check_zeroed: bool,
+}
+
+/// A promise that the caller did not keep.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "the memory for block `{block}` was said to be zero, and is not between {:#x} and {:#x}, where absent pages go; clear it, or \
+     say Destination::Used",
+    bytes.start,
+    bytes.end
+)]
+struct NotZero {
+    block: Arc<str>,
+    bytes: Range<u64>,
+}
+
+fn load_error(file: &str, error: PoolError) -> Error {
+    if let PoolError::Other { source, .. } = &error
+        && let Some(not_zero) = source.downcast_ref::<NotZero>()
+    {
+        return Error::Usage(not_zero.to_string());
+    }
+    Error::pool(file, error)
+}
 
 impl Worker for LoadWorker {
     type Batch = LoadBatch;
@@ -251,25 +319,31 @@ impl Worker for LoadWorker {
     fn run(&mut self, batch: LoadBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
         let LoadBatch { name, present, page_size, file_offset, start, pages, destination } = batch;
         let clear = |from: u64, to: u64| {
-            if destination == Destination::Used && from < to {
-                let at = start.wrapping_add(to_usize((from - pages.start) * page_size));
+            let at = start.wrapping_add(to_usize((from - pages.start) * page_size));
+            let length = to_usize((to - from) * page_size);
+            if destination == Destination::Used {
                 // SAFETY: inside the batch's part of the memory, valid for writes by `LoadTarget`'s contract.
-                unsafe { at.write_bytes(0, to_usize((to - from) * page_size)) };
+                unsafe { at.write_bytes(0, length) };
+            // SAFETY: the same, and readable, as `check_zeroed` asks for.
+            } else if self.check_zeroed && !unsafe { Detector::best().is_zero(at, length) } {
+                let bytes = from * page_size..to * page_size;
+                return Err(WorkError::Other(Box::new(NotZero { block: Arc::clone(&name), bytes })));
             }
+            Ok(())
         };
         let mut at = pages.start;
         let mut read = 0;
         for run in present.runs_within(pages.clone()) {
-            clear(at, run.start);
+            clear(at, run.start)?;
             let skip = (run.start - pages.start) * page_size;
             let length = to_usize((run.end - run.start) * page_size);
             let vec = IoVec::new(start.wrapping_add(to_usize(skip)), length);
             // SAFETY: inside the batch's part of the memory, valid for writes by `LoadTarget`'s contract.
-            unsafe { context.read_exact(&mut *self.0, &name, &[vec], file_offset + skip) }?;
+            unsafe { context.read_exact(&mut *self.channel, &name, &[vec], file_offset + skip) }?;
             read += run.end - run.start;
             at = run.end;
         }
-        clear(at, pages.end);
+        clear(at, pages.end)?;
         let counters = context.counters();
         counters.pages += read;
         counters.zero_pages += pages.end - pages.start - read;
