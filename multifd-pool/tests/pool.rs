@@ -371,6 +371,27 @@ fn a_handle_that_was_used_before_stops_the_pool_from_the_start() {
 }
 
 #[test]
+fn one_handle_stops_each_of_its_pools_and_only_then() {
+    let cancel = Cancel::new();
+    // Those of a pool that is gone are forgotten, those of the others are not.
+    let mut pools: Vec<_> = (0..4).map(|_| closures(1, 2, &cancel)).collect();
+    drop(pools.remove(1));
+    pools.push(closures(1, 2, &cancel));
+    for pool in &pools {
+        submit(pool, |context| {
+            assert!(!context.is_stopped());
+            Ok(())
+        })
+        .unwrap();
+        pool.sync().unwrap();
+    }
+    cancel.cancel();
+    for pool in pools {
+        assert!(matches!(pool.finish(), Err(PoolError::Cancelled)));
+    }
+}
+
+#[test]
 fn dropping_waits_for_what_runs_and_drops_what_is_queued() {
     let finished = Arc::new(Mutex::new(false));
     let flag = Arc::clone(&finished);
