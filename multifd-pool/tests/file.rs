@@ -103,7 +103,9 @@ proptest! {
             for place in piece_begin..piece_begin + len {
                 let step_begin = place / step * step;
                 let is_whole = piece_begin <= step_begin && step_begin + step <= piece_begin + len;
-                expected[usize::from(!(is_aligned && is_whole))][place] = 1;
+                let [direct, buffered] = &mut expected;
+                let taken_by = if is_aligned && is_whole { direct } else { buffered };
+                taken_by[place] = 1;
             }
             piece_begin += len;
         }
