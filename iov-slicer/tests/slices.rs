@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use iov_slicer::{Block, Limits, SliceErrorKind, Write, check, slice};
+use iov_slicer::{Block, Limits, Segment, SliceErrorKind, Write, check, slice};
 use proptest::prelude::*;
 
 const PAGE: usize = 16;
@@ -241,6 +241,31 @@ proptest! {
         let by_slice = slice(&block, &limits, &slices).map(|w| { let w = w.unwrap(); (w.offset, w.iovecs().collect()) });
         let by_pair = slice(&block, &limits, &pairs).map(|w| { let w = w.unwrap(); (w.offset, w.iovecs().collect()) });
         prop_assert_eq!(flat(by_slice.collect()), flat(by_pair.collect()));
+    }
+
+    // Each begins where the one before ends, and the sum of all is right: only their lengths give the two away.
+    #[test]
+    fn two_segments_that_lead_once_around_the_address_space_are_refused(before in 0_usize..30, after in 0_usize..30) {
+        const HALF: usize = 1 << (usize::BITS - 1);
+        let host = 0x1000;
+        let at = host + before * PAGE;
+        let mut segments: Vec<_> = (0..before + after).map(|i| (host + i * PAGE, PAGE)).collect();
+        segments.splice(before..before, [(at, HALF), (at + HALF, HALF)]);
+        let block = Block::new(host, 0x1000, 0).unwrap();
+        let refused = slice(&block, &Limits::new(PAGE as u64), &segments).find_map(Result::err);
+        prop_assert_eq!(refused.map(|error| error.index), Some(before));
+    }
+
+    #[test]
+    fn whatever_holds_a_segment_is_that_segment(len in 0_usize..100) {
+        let mut memory = vec![0_u8; len];
+        let addr = memory.as_ptr().addr();
+        let of = |segment: &dyn Segment| (segment.addr(), segment.len(), segment.is_empty());
+        let expected = (addr, len, len == 0);
+        prop_assert_eq!(of(&(addr, len)), expected);
+        prop_assert_eq!(of(&&(addr, len)), expected);
+        prop_assert_eq!(of(&IoSlice::new(&memory)), expected);
+        prop_assert_eq!(of(&std::io::IoSliceMut::new(&mut memory)), expected);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Real files, buffered and direct, with every kind of alignment.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
@@ -68,6 +69,82 @@ proptest! {
         unsafe { read_exact_at(&mut channel, &name, &[vec], offset, &Cancel::new()) }.unwrap();
         prop_assert_eq!(&back[shift..shift + flat.len()], &flat[..]);
     }
+
+    // The two descriptors are of different files here, so that each byte tells which of them it went through; and neither is
+    // `O_DIRECT`, so that any alignment can be asked for.
+    #[test]
+    fn whole_steps_of_aligned_memory_go_past_the_page_cache_and_nothing_else(
+        memory_alignment in prop_oneof![Just(1_usize), Just(4), Just(16), Just(64)],
+        step in prop_oneof![Just(1_u64), Just(8), Just(32)],
+        pieces in prop::collection::vec(
+            (prop_oneof![0_usize..512, (0_usize..8).prop_map(|n| n * 64)], prop_oneof![0_usize..200, (0_usize..6).prop_map(|n| n * 32)]),
+            1..6,
+        ),
+        offset in prop_oneof![0_u64..100, (0_u64..4).prop_map(|n| n * 32)],
+    ) {
+        let new = || tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let (direct, buffered) = (new(), new());
+        let alignment = Alignment { memory: memory_alignment, offset: step };
+        let mut channel =
+            FileChannel::direct(direct.try_clone().unwrap(), buffered.try_clone().unwrap(), alignment);
+        let memory = vec![1_u8; 2048];
+        let base = memory.as_ptr().align_offset(64);
+        let vecs: Vec<IoVec> =
+            pieces.iter().map(|(at, len)| IoVec::from_const(memory[base + at..].as_ptr(), *len)).collect();
+        let length: usize = pieces.iter().map(|(_, len)| len).sum();
+
+        let step = usize::try_from(step).unwrap();
+        let begin = usize::try_from(offset).unwrap();
+        let mut expected = [vec![0_u8; begin + length], vec![0_u8; begin + length]];
+        let mut piece_begin = begin;
+        for (at, len) in &pieces {
+            let first_step = piece_begin.next_multiple_of(step);
+            let is_aligned = (at + first_step - piece_begin).is_multiple_of(memory_alignment);
+            for place in piece_begin..piece_begin + len {
+                let step_begin = place / step * step;
+                let is_whole = piece_begin <= step_begin && step_begin + step <= piece_begin + len;
+                let [direct, buffered] = &mut expected;
+                let taken_by = if is_aligned && is_whole { direct } else { buffered };
+                taken_by[place] = 1;
+            }
+            piece_begin += len;
+        }
+
+        // SAFETY: `memory` lives until the call returns.
+        unsafe { write_all_at(&mut channel, &Arc::from("ram0"), &vecs, offset, &Cancel::new()) }.unwrap();
+        for (file, expected) in [&direct, &buffered].into_iter().zip(expected) {
+            // What was not written behind the last byte reads as zeros.
+            file.set_len(expected.len() as u64).unwrap();
+            let mut written = vec![9; expected.len()];
+            file.read_exact_at(&mut written, 0).unwrap();
+            prop_assert_eq!(written, expected);
+        }
+    }
+}
+
+#[test]
+fn the_alignment_is_what_the_system_says() {
+    let (_, Some(direct)) = files() else { return };
+    // SAFETY: all zeros is a valid `statx`.
+    let mut said: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a NUL-terminated empty string, and `said` has room for a `statx`.
+    let result = unsafe {
+        libc::statx(
+            direct.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &raw mut said,
+        )
+    };
+    assert_eq!(result, 0);
+    let alignment = Alignment::of(&direct).unwrap();
+    // Zeros: a system that does not say.
+    let expected = match (said.stx_dio_mem_align, said.stx_dio_offset_align) {
+        (0, _) | (_, 0) => (4096, 4096),
+        (memory, offset) => (usize::try_from(memory).unwrap(), u64::from(offset)),
+    };
+    assert_eq!((alignment.memory, alignment.offset), expected);
 }
 
 #[test]

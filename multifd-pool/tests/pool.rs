@@ -228,6 +228,69 @@ fn the_producer_waits_so_that_memory_stays_constant() {
 }
 
 #[test]
+fn two_batches_wait_for_each_channel_unless_said_otherwise() {
+    for channels in [1, 3, 8] {
+        let pool: Pool<Job> = Pool::builder().channels(channels).spawn(|_| Ok(Closures)).unwrap();
+        // All channels are held until as many batches as may wait were taken: were it fewer, this would never end.
+        let gate = Arc::new(Barrier::new(channels + 1));
+        let started = Arc::new(Barrier::new(channels + 1));
+        for _ in 0..channels {
+            let (gate, started) = (Arc::clone(&gate), Arc::clone(&started));
+            submit(&pool, move |_| {
+                started.wait();
+                gate.wait();
+                Ok(())
+            })
+            .unwrap();
+        }
+        started.wait();
+        for _ in 0..2 * channels {
+            submit(&pool, |_| Ok(())).unwrap();
+        }
+        gate.wait();
+        pool.finish().unwrap();
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_a_worker_counts_is_added_up(
+        batches in prop::collection::vec((0_u64..100, 0_u64..100, 0_u64..100, 0_u64..100), 0..20),
+    ) {
+        let pool = closures(2, 4, &Cancel::new());
+        let mut expected = ChannelCounters::default();
+        for (bytes, pages, calls, zero_pages) in batches {
+            submit(&pool, move |context| {
+                let counters = context.counters();
+                (counters.bytes, counters.pages) = (bytes, pages);
+                (counters.calls, counters.zero_pages) = (calls, zero_pages);
+                Ok(())
+            })
+            .unwrap();
+            expected.bytes += bytes;
+            expected.pages += pages;
+            expected.calls += calls;
+            expected.zero_pages += zero_pages;
+        }
+        prop_assert_eq!(total(&pool.finish().unwrap()), expected);
+    }
+}
+
+#[test]
+fn what_is_printed_says_what_it_is() {
+    let cancel = Cancel::new();
+    let pool = closures(3, 4, &cancel);
+    assert_eq!(format!("{pool:?}"), "Pool { channels: 3, .. }");
+    assert_eq!(format!("{cancel:?}"), "Cancel { cancelled: false }");
+    cancel.cancel();
+    assert_eq!(format!("{cancel:?}"), "Cancel { cancelled: true }");
+    let refused = pool.submit(Box::new(|_| Ok(()))).unwrap_err();
+    assert_eq!(format!("{refused:?}"), "SubmitError { error: Cancelled, .. }");
+    let vec = IoVec::new(std::ptr::without_provenance_mut(0x1000), 7);
+    assert_eq!(format!("{vec:?}"), "7 bytes at 0x1000");
+}
+
+#[test]
 fn sync_waits_for_what_runs_also_after_an_error() {
     let pool = closures(2, 4, &Cancel::new());
     let (go, wait) = mpsc::channel::<()>();
@@ -306,6 +369,27 @@ fn a_handle_that_was_used_before_stops_the_pool_from_the_start() {
     let pool = closures(2, 2, &cancel);
     assert!(matches!(submit(&pool, |_| Ok(())), Err(PoolError::Cancelled)));
     assert!(pool.cancel_handle().is_cancelled());
+}
+
+#[test]
+fn one_handle_stops_each_of_its_pools_and_only_then() {
+    let cancel = Cancel::new();
+    // Those of a pool that is gone are forgotten, those of the others are not.
+    let mut pools: Vec<_> = (0..4).map(|_| closures(1, 2, &cancel)).collect();
+    drop(pools.remove(1));
+    pools.push(closures(1, 2, &cancel));
+    for pool in &pools {
+        submit(pool, |context| {
+            assert!(!context.is_stopped());
+            Ok(())
+        })
+        .unwrap();
+        pool.sync().unwrap();
+    }
+    cancel.cancel();
+    for pool in pools {
+        assert!(matches!(pool.finish(), Err(PoolError::Cancelled)));
+    }
 }
 
 #[test]

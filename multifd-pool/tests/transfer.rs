@@ -67,7 +67,7 @@ proptest! {
         prop_assert_eq!((error.offset, error.length, error.done), (offset, length, before));
         let text = error.to_string();
         let place = format!("file offset {:#x}", offset + before);
-        prop_assert!(text.contains("ram0") && text.contains(&place), "{}", text);
+        prop_assert!(text.starts_with("write of block `ram0`") && text.contains(&place), "{}", text);
     }
 }
 
@@ -79,6 +79,7 @@ fn the_end_of_the_file_is_an_error_when_reading() {
     let result = unsafe { read_exact_at(&mut file, &name(), &vecs(&mut memory), 0, &Cancel::new()) };
     let Err(WorkError::Transfer(error)) = result else { panic!("{result:?}") };
     assert_eq!((error.done, error.source.kind()), (10, std::io::ErrorKind::UnexpectedEof));
+    assert!(error.to_string().starts_with("read of block `ram0`"), "{error}");
 }
 
 #[test]
