@@ -113,7 +113,7 @@ pub(crate) struct WriteArgs {
     /// It changes how much room the file takes, and nothing that a reader sees [default: auto; none for copy]
     #[arg(long, value_name = "N", value_parser = bridge)]
     pub(crate) bridge: Option<Bridge>,
-    /// How much one write has at most: a multiple of the page size [default: 4M]
+    /// How much one write has at most: a multiple of the page size [default: 4M past the page cache, 1M through it]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub(crate) chunk: Option<u64>,
     /// How many bytes of pages to write a second, by all threads together; 0 is no limit

@@ -120,7 +120,8 @@ impl<'a> SaveOptions<'a> {
         self
     }
 
-    /// How much one write has at most, in bytes: a multiple of the page size, up to 1 GiB; 4 MiB unless said otherwise.
+    /// How much one write has at most, in bytes: a multiple of the page size, up to 1 GiB; 4 MiB past the page
+    /// cache and 1 MiB through it unless said otherwise.
     pub fn chunk(mut self, bytes: u64) -> Self {
         self.chunk = Some(bytes);
         self

@@ -7,10 +7,19 @@ use mapped_ram_format::{BlockPlan, Configuration, IGNORE_SHARED, Layout, LayoutP
 use super::options::SaveOptions;
 use crate::error::Result;
 use crate::ram_block::{Place, RamBlock};
+use crate::storage::IoMode;
 
-/// The most that one write takes, in bytes. Larger writes gained nothing on the disks measured, and 1 MiB lost a tenth
-/// (docs/performance.md).
+/// The most that one write past the page cache takes, in bytes. Larger ones gained nothing on the disks measured.
 pub(super) const CHUNK: u64 = 4 << 20;
+
+/// The most that one write through the page cache takes, in bytes. The file system lets one write in at a time, so a long one
+/// only keeps the other channels waiting; and it asks the kernel for larger pieces of memory, which are slower to come by.
+const CHUNK_BUFFERED: u64 = 1 << 20;
+
+/// The most that one write takes unless asked otherwise, in bytes.
+pub(super) fn chunk(mode: IoMode) -> u64 {
+    if mode == IoMode::Direct { CHUNK } else { CHUNK_BUFFERED }
+}
 
 /// How much of a block a channel scans, and has room reserved for, at a time, in bytes.
 const REGION: u64 = 16 << 20;

@@ -13,7 +13,7 @@ use mapped_ram_format::{INCOMPLETE_MAGIC, Layout};
 use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 
 use super::options::SaveOptions;
-use super::plan::{CHUNK, chunks, plan, region_pages};
+use super::plan::{chunk, chunks, plan, region_pages};
 use super::policy::SyncMode;
 use super::report::SaveReport;
 use super::tail::Tail;
@@ -112,7 +112,7 @@ impl<'a> Writer<'a> {
         let page_size = layout.page_size();
         let manner = Manner {
             page_size,
-            chunk: options.chunk.unwrap_or(CHUNK).max(page_size),
+            chunk: options.chunk.unwrap_or_else(|| chunk(io_mode)).max(page_size),
             detector: options.zero_detection.then(Detector::best),
             bridge: options.bridge.pages(page_size),
             clears: storage.holds_old_bytes(),
