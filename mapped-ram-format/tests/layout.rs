@@ -162,3 +162,11 @@ fn plans_that_no_decoder_would_take() {
         assert!(matches!(refused(plan().configuration(bad)), PlanError::Configuration(_)));
     }
 }
+
+proptest! {
+    #[test]
+    fn a_configuration_tells_the_machine_that_it_was_made_for(machine in "[a-z0-9.-]{0,40}") {
+        let configuration = Configuration::new(machine.as_str());
+        prop_assert_eq!(configuration.machine(), machine);
+    }
+}
