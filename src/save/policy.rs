@@ -54,9 +54,9 @@ pub enum Bridge {
 impl Bridge {
     /// The largest gap that [`Auto`](Self::Auto) bridges, in bytes: 16 pages of 4 KiB.
     ///
-    /// Writing the gap costs what its bytes cost, starting another write what some 16 pages cost: of guests with runs and
-    /// gaps of 1, 16 and 64 pages, a buffered save gained a factor of 4, 1.4 and nothing by bridging, a direct one 6, 2 and
-    /// nothing.
+    /// Writing the gap costs what its bytes cost, which past some length is more than beginning another write. What bridging
+    /// this much comes to on fragmented guests, and how much room it takes, is in docs/performance.md; other lengths were not
+    /// compared there.
     pub const AUTO_BRIDGE: u64 = 64 << 10;
 
     /// The largest gap, in pages of `page_size` bytes.
