@@ -34,7 +34,13 @@ fn targets() -> impl Strategy<Value = Target> {
 }
 
 fn modes() -> impl Strategy<Value = IoMode> {
-    prop_oneof![Just(IoMode::Auto), Just(IoMode::Buffered), Just(IoMode::Direct), Just(IoMode::Uncached)]
+    prop_oneof![
+        Just(IoMode::Auto),
+        Just(IoMode::Buffered),
+        Just(IoMode::Direct),
+        Just(IoMode::Uncached),
+        Just(IoMode::Mixed)
+    ]
 }
 
 fn bridges() -> impl Strategy<Value = Bridge> {

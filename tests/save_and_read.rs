@@ -40,7 +40,13 @@ fn pages() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn modes() -> impl Strategy<Value = IoMode> {
-    prop_oneof![Just(IoMode::Auto), Just(IoMode::Buffered), Just(IoMode::Direct), Just(IoMode::Uncached)]
+    prop_oneof![
+        Just(IoMode::Auto),
+        Just(IoMode::Buffered),
+        Just(IoMode::Direct),
+        Just(IoMode::Uncached),
+        Just(IoMode::Mixed)
+    ]
 }
 
 fn expect_block(reader: &Reader, name: &str, memory: &[u8], page_size: usize, zero_detection: bool) {

@@ -159,7 +159,7 @@ pub(crate) enum ZeroDetection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// What suits --sync: direct for a durable save, else buffered
+    /// What suits --sync: mixed for a durable save, else buffered
     Auto,
     /// Through the page cache
     Buffered,
@@ -167,6 +167,8 @@ pub(crate) enum Mode {
     Direct,
     /// Through the page cache, leaving nothing there, where the kernel can (Linux 6.14)
     Uncached,
+    /// Long runs of pages direct, scattered ones uncached
+    Mixed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

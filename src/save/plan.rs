@@ -18,7 +18,7 @@ const CHUNK_BUFFERED: u64 = 1 << 20;
 
 /// The most that one write takes unless asked otherwise, in bytes.
 pub(super) fn chunk(mode: IoMode) -> u64 {
-    if mode == IoMode::Direct { CHUNK } else { CHUNK_BUFFERED }
+    if matches!(mode, IoMode::Direct | IoMode::Mixed) { CHUNK } else { CHUNK_BUFFERED }
 }
 
 /// How much of a block a channel scans, and has room reserved for, at a time, in bytes.

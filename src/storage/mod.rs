@@ -35,8 +35,8 @@ pub use source::FileSource;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoMode {
-    /// What suits the work: a save that is to be durable goes past the page cache if the guest's memory is aligned for
-    /// that, one that is not goes through it; reading goes through it.
+    /// What suits the work: [`Mixed`](Self::Mixed) for a save that is to be durable, if the guest's memory is aligned for
+    /// that; through the page cache for one that is not, and for reading.
     #[default]
     Auto,
     /// Through the page cache.
@@ -47,16 +47,20 @@ pub enum IoMode {
     /// Through the page cache, leaving nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where kernel or file system
     /// do not know that, as [`Buffered`](Self::Buffered).
     Uncached,
+    /// Long calls, of half a MiB or more, as [`Direct`](Self::Direct), short ones as [`Uncached`](Self::Uncached): the disk
+    /// takes scattered pages faster when the page cache gathers them.
+    Mixed,
 }
 
 impl IoMode {
-    /// A short name in lower case: `auto`, `buffered`, `direct` or `uncached`.
+    /// A short name in lower case: `auto`, `buffered`, `direct`, `uncached` or `mixed`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Buffered => "buffered",
             Self::Direct => "direct",
             Self::Uncached => "uncached",
+            Self::Mixed => "mixed",
         }
     }
 }

@@ -59,6 +59,7 @@ fn write_options<'a>(args: &WriteArgs, cancel: &Cancel) -> SaveOptions<'a> {
             Mode::Buffered => IoMode::Buffered,
             Mode::Direct => IoMode::Direct,
             Mode::Uncached => IoMode::Uncached,
+            Mode::Mixed => IoMode::Mixed,
         })
         .sync(match args.sync {
             Sync::None => SyncMode::None,
