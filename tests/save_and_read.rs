@@ -45,7 +45,8 @@ fn modes() -> impl Strategy<Value = IoMode> {
         Just(IoMode::Buffered),
         Just(IoMode::Direct),
         Just(IoMode::Uncached),
-        Just(IoMode::Mixed)
+        Just(IoMode::Mixed),
+        Just(IoMode::Uring)
     ]
 }
 

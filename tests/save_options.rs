@@ -87,7 +87,7 @@ fn what_the_file_system_has_not_is_fallen_back_from_and_said() {
     let dir = dir();
     let path = dir.path().join("guest.mram");
     let memory = vec![1; 40 * PAGE];
-    for mode in [IoMode::Direct, IoMode::Uncached, IoMode::Mixed] {
+    for mode in [IoMode::Direct, IoMode::Uncached, IoMode::Mixed, IoMode::Uring] {
         let storage = Plain(AtomicFile::create(&path).unwrap());
         let mut writer = SaveOptions::new()
             .io_mode(mode)

@@ -21,6 +21,7 @@ mod qemu;
 mod ram;
 mod report;
 mod room;
+mod uring;
 mod worker;
 
 use std::fs;

@@ -66,6 +66,7 @@ pub(crate) fn work(job: &Job) -> Result<()> {
     match job.contender {
         Contender::Ours(way) => way.save(&memory, &old, &job.out, job.sync)?,
         Contender::Plain(way) => way.save(&memory, &job.out, job.sync)?,
+        Contender::Uring(way) => way.save(&memory, &job.out, job.sync)?,
         Contender::Qemu(_) | Contender::Fio(_) => return Err("it has a program of its own".into()),
     }
     let wall = began.elapsed().as_secs_f64();

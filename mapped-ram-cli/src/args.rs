@@ -159,7 +159,7 @@ pub(crate) enum ZeroDetection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// What suits --sync: mixed for a durable save, else buffered
+    /// What suits --sync: uring or mixed for a durable save, else buffered
     Auto,
     /// Through the page cache
     Buffered,
@@ -169,6 +169,8 @@ pub(crate) enum Mode {
     Uncached,
     /// Long runs of pages direct, scattered ones uncached
     Mixed,
+    /// As mixed, with many writes in flight, where the kernel can (io_uring)
+    Uring,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

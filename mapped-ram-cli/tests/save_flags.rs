@@ -14,7 +14,7 @@ fn every_mode_and_sync_saves_the_same_guest_and_says_so() {
     let dir = dir();
     let (ram, memory) = ram_file(&dir, "ram", &[1, 0, 2, 0, 0, 3].repeat(100));
     let ram = format!("ram0={}", text(&ram));
-    for mode in ["auto", "buffered", "direct", "uncached", "mixed"] {
+    for mode in ["auto", "buffered", "direct", "uncached", "mixed", "uring"] {
         for sync in ["none", "data", "full"] {
             let out = dir.path().join("guest.mram");
             let arguments =

@@ -22,7 +22,13 @@ pub(super) fn pick_mode(
                 Place::Detached | Place::LeftOut => true,
             };
             let is_large = options.page_size.is_multiple_of(DIRECT_ALIGNMENT as u64);
-            if is_large && memory.iter().all(is_aligned) { IoMode::Mixed } else { IoMode::Uncached }
+            if !is_large || !memory.iter().all(is_aligned) {
+                IoMode::Uncached
+            } else if storage.effective_mode(IoMode::Uring) == IoMode::Uring {
+                IoMode::Uring
+            } else {
+                IoMode::Mixed
+            }
         }
         other => other,
     };

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
-use multifd_pool::{Channel, ChannelContext, IoVec, RateLimit, WorkError, Worker};
+use multifd_pool::{Channel, ChannelContext, IoVec, Piece, RateLimit, WorkError, Worker};
 
 use super::populate::populate;
 use crate::bitmap::{PageBitmap, SharedBitmap};
@@ -87,6 +87,8 @@ pub(crate) struct SaveWorker {
     words: Vec<u64>,
     /// Which pages of the run were dealt with: all of them, in the form that the bitmap takes.
     looked_at: Vec<u64>,
+    /// What of the run at hand is written, in the pieces that the slicer makes.
+    pieces: Vec<Piece>,
 }
 
 impl SaveWorker {
@@ -97,7 +99,7 @@ impl SaveWorker {
             None => manner.chunk,
         };
         let limits = Limits::new(page_size).max_bytes(most);
-        Self { channel, manner, limits, words: Vec::new(), looked_at: Vec::new() }
+        Self { channel, manner, limits, words: Vec::new(), looked_at: Vec::new(), pieces: Vec::new() }
     }
 
     /// Scans and writes the pages `run` of `block`, which stand in memory from `start` on.
@@ -119,6 +121,7 @@ impl SaveWorker {
                 .map_err(|error| WorkError::Other(Box::new(error)))?;
         }
         fill_ones(&mut self.looked_at, pages);
+        self.pieces.clear();
         match &self.manner.detector {
             Some(detector) => {
                 self.words.clear();
@@ -139,16 +142,21 @@ impl SaveWorker {
         make_room(&self.manner, &mut *self.channel, (&block.name, offset), runs.clone(), pages, context)?;
         for write in slice_pages(&piece, &self.limits, runs) {
             let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
-            let length = to_usize(write.len);
+            let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), to_usize(write.len));
+            self.pieces.push(Piece::new(vec, write.offset));
             if let Some(rate) = &self.manner.rate
                 && !rate.wait(write.len, || context.is_stopped())
             {
                 return Err(WorkError::Cancelled);
             }
-            let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), length);
-            // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
-            unsafe { context.write_all(&mut *self.channel, &block.name, &[vec], write.offset) }?;
+            if self.manner.rate.is_some() {
+                // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
+                unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
+                self.pieces.clear();
+            }
         }
+        // SAFETY: as above.
+        unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
 
         block.present.record(run.start, &self.looked_at, &self.words);
         if let Some(seen) = &block.seen {

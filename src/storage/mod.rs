@@ -35,8 +35,8 @@ pub use source::FileSource;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoMode {
-    /// What suits the work: [`Mixed`](Self::Mixed) for a save that is to be durable, if the guest's memory is aligned for
-    /// that; through the page cache for one that is not, and for reading.
+    /// What suits the work: [`Uring`](Self::Uring), or [`Mixed`](Self::Mixed) without it, for a save that is to be durable, if
+    /// the guest's memory is aligned for that; through the page cache for one that is not, and for reading.
     #[default]
     Auto,
     /// Through the page cache.
@@ -50,10 +50,13 @@ pub enum IoMode {
     /// Long calls, of half a MiB or more, as [`Direct`](Self::Direct), short ones as [`Uncached`](Self::Uncached): the disk
     /// takes scattered pages faster when the page cache gathers them.
     Mixed,
+    /// As [`Mixed`](Self::Mixed), with many long writes in flight at a time: io_uring. It takes the feature `io-uring` and a
+    /// kernel that lets the process have it; else it is [`Mixed`](Self::Mixed).
+    Uring,
 }
 
 impl IoMode {
-    /// A short name in lower case: `auto`, `buffered`, `direct`, `uncached` or `mixed`.
+    /// A short name in lower case: `auto`, `buffered`, `direct`, `uncached`, `mixed` or `uring`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -61,6 +64,7 @@ impl IoMode {
             Self::Direct => "direct",
             Self::Uncached => "uncached",
             Self::Mixed => "mixed",
+            Self::Uring => "uring",
         }
     }
 }

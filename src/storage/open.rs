@@ -10,6 +10,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+#[cfg(feature = "io-uring")]
+use multifd_pool::UringChannel;
 use multifd_pool::{Alignment, Channel, FileChannel};
 use nix::libc;
 
@@ -50,19 +52,27 @@ const DIRECT_FROM: usize = 512 << 10;
 pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<dyn Channel>> {
     let buffered = reopen_buffered(file, write)?;
     let direct = match mode {
-        IoMode::Direct | IoMode::Mixed => reopen_direct(file, write),
+        IoMode::Direct | IoMode::Mixed | IoMode::Uring => reopen_direct(file, write),
         IoMode::Uncached => return Ok(Box::new(FileChannel::uncached(buffered))),
         IoMode::Auto | IoMode::Buffered => None,
     };
     Ok(match direct {
         Some(direct) => {
             let alignment = Alignment::of(&direct)?;
+            #[cfg(feature = "io-uring")]
+            if mode == IoMode::Uring && UringChannel::is_available() {
+                // Where too little memory may be locked for another ring, this channel does without.
+                let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
+                if let Ok(channel) = UringChannel::new(direct, buffered, alignment, DIRECT_FROM) {
+                    return Ok(Box::new(channel));
+                }
+            }
             Box::new(match mode {
-                IoMode::Mixed => FileChannel::mixed(direct, buffered, alignment, DIRECT_FROM),
+                IoMode::Mixed | IoMode::Uring => FileChannel::mixed(direct, buffered, alignment, DIRECT_FROM),
                 _ => FileChannel::direct(direct, buffered, alignment),
             })
         }
-        None if mode == IoMode::Mixed => Box::new(FileChannel::uncached(buffered)),
+        None if matches!(mode, IoMode::Mixed | IoMode::Uring) => Box::new(FileChannel::uncached(buffered)),
         None => Box::new(FileChannel::buffered(buffered)),
     })
 }
@@ -71,6 +81,9 @@ pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<
 pub(super) fn effective_mode(file: &File, write: bool, mode: IoMode) -> IoMode {
     match mode {
         IoMode::Direct | IoMode::Mixed if reopen_direct(file, write).is_some() => mode,
+        #[cfg(feature = "io-uring")]
+        IoMode::Uring if UringChannel::is_available() && reopen_direct(file, write).is_some() => mode,
+        IoMode::Uring => effective_mode(file, write, IoMode::Mixed),
         IoMode::Uncached | IoMode::Mixed if FileChannel::takes_uncached(file) => IoMode::Uncached,
         _ => IoMode::Buffered,
     }

@@ -60,6 +60,7 @@ fn write_options<'a>(args: &WriteArgs, cancel: &Cancel) -> SaveOptions<'a> {
             Mode::Direct => IoMode::Direct,
             Mode::Uncached => IoMode::Uncached,
             Mode::Mixed => IoMode::Mixed,
+            Mode::Uring => IoMode::Uring,
         })
         .sync(match args.sync {
             Sync::None => SyncMode::None,
