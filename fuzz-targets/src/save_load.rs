@@ -432,24 +432,22 @@ fn whole(input: &Input, sizes: Sizes, place: &Place, model: &Session, report: &S
     if matches!(place, Place::Files { .. }) {
         expect_mapped(block, &Prefetch::Nothing, &readable);
     }
-    expect_room(input, sizes, &bytes, block.layout().pages_offset(), model);
+    expect_room(sizes, &bytes, block.layout().pages_offset(), model);
     if sizes.page == 256 {
         expect_every_byte(sizes, &bytes, &reader, model);
     }
 }
 
-/// The room of each page: its bytes, or what is left of it, or zeros.
-fn expect_room(input: &Input, sizes: Sizes, bytes: &[u8], pages_offset: u64, model: &Session) {
+/// The room of each page: its bytes, or what is left of this save's own, or zeros; never what an old file held.
+fn expect_room(sizes: Sizes, bytes: &[u8], pages_offset: u64, model: &Session) {
     let start = usize::try_from(pages_offset).unwrap();
     for (page, room) in (0..).zip(bytes[start..].chunks(sizes.page).take(sizes.pages)) {
         if let Some(present) = model.present.get(&page) {
             assert!(room == present, "page {page}");
             continue;
         }
-        let is_zero = room.iter().all(|byte| *byte == 0);
         let is_stale = model.room.get(&page).is_some_and(|stale| room == stale);
-        let may_be_stale = !matches!(input.target, Target::Recycled { .. });
-        assert!(is_zero || is_stale && may_be_stale, "page {page} is absent, and not zero");
+        assert!(is_stale || room.iter().all(|byte| *byte == 0), "page {page} is absent, and not zero");
     }
 }
 
