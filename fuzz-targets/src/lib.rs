@@ -10,6 +10,11 @@
 mod allocator;
 #[expect(unsafe_code, reason = "a channel copies raw memory")]
 mod disk;
+mod folder;
+#[expect(unsafe_code, reason = "a mapping is looked at through raw pointers")]
+mod mapped;
+#[expect(unsafe_code, reason = "maps memory, and gives it back")]
+mod memory;
 mod reader;
 #[expect(unsafe_code, reason = "a guest writes its memory while it is saved")]
 mod save_load;

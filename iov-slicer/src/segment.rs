@@ -76,3 +76,27 @@ impl Segment for libc::iovec {
         self.iov_len
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Own(usize);
+
+    impl Segment for Own {
+        fn addr(&self) -> usize {
+            1
+        }
+
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+
+    #[test]
+    fn what_has_no_bytes_is_empty() {
+        assert!(Own(0).is_empty() && !Own(1).is_empty());
+        assert!((&Own(0)).is_empty() && !(&Own(1)).is_empty());
+        assert!((7_usize, 0_usize).is_empty() && !(0_usize, 7_usize).is_empty());
+    }
+}

@@ -3,13 +3,13 @@
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::thread;
 
 use crate::cancel::Cancel;
 use crate::counters::SharedCounters;
 use crate::error::PoolError;
 use crate::pool::{Pool, Shared, Worker, run_channel};
 use crate::queue::Queue;
+use crate::sync::thread;
 
 /// The most channels that a pool has: what QEMU's `multifd-channels` takes.
 const MAX_CHANNELS: usize = 255;

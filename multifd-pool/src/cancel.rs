@@ -1,8 +1,10 @@
 //! A handle that ends the work from outside.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, lock};
 
 /// Something that must be told at once, since it may be asleep.
 pub(crate) trait Wake: Send + Sync {
@@ -63,7 +65,7 @@ impl Cancel {
         }
     }
 
-    fn sleepers(&self) -> std::sync::MutexGuard<'_, Vec<Weak<dyn Wake>>> {
-        self.shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sleepers(&self) -> MutexGuard<'_, Vec<Weak<dyn Wake>>> {
+        lock(&self.shared.sleepers)
     }
 }

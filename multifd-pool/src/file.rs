@@ -269,3 +269,71 @@ unsafe fn positional(
     let done = unsafe { call(file.as_raw_fd(), IoVec::as_libc(vecs), count, offset, flags) };
     usize::try_from(done).map_err(|_| io::Error::last_os_error())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STEP: u64 = 512;
+    const ALIGNMENT: Alignment = Alignment { memory: 64, offset: STEP };
+
+    proptest! {
+        /// One call takes as much as goes by one descriptor: up to the next step, or all whole steps.
+        #[test]
+        fn a_call_takes_as_much_as_goes_one_way(
+            offset in prop_oneof![0_u64..4 * STEP, (0_u64..4).prop_map(|n| n * STEP)],
+            pieces in prop::collection::vec(
+                (prop_oneof![Just(0_usize), 0_usize..128], prop_oneof![0_usize..1500, (0_usize..4).prop_map(|n| n * 512)]),
+                0..4),
+        ) {
+            // Addresses only: nothing is read.
+            let at = |past: usize| std::ptr::without_provenance_mut::<u8>(4096 + past);
+            let vecs: Vec<IoVec> = pieces.iter().map(|(past, len)| IoVec::new(at(*past), *len)).collect();
+            let first = vecs.iter().find(|vec| !vec.is_empty());
+            let is_aligned = |vec: &IoVec| vec.addr().addr().is_multiple_of(64) && vec.len().is_multiple_of(512);
+            let taken = |vec: &IoVec| (vec.addr(), vec.len());
+            match (route(&vecs, offset, ALIGNMENT), first) {
+                (Route::All, first) => {
+                    let all = offset.is_multiple_of(STEP) && vecs.iter().all(is_aligned);
+                    prop_assert!(all || first.is_none());
+                }
+                (Route::Direct(one), Some(first)) => {
+                    prop_assert!(offset.is_multiple_of(STEP) && first.addr().addr().is_multiple_of(64));
+                    prop_assert_eq!(taken(&one), (first.addr(), first.len() / 512 * 512));
+                    prop_assert!(!one.is_empty());
+                }
+                (Route::Buffered(one), Some(first)) if !offset.is_multiple_of(STEP) => {
+                    let to_the_next = usize::try_from(offset.next_multiple_of(STEP) - offset).unwrap();
+                    prop_assert_eq!(taken(&one), (first.addr(), first.len().min(to_the_next)));
+                }
+                (Route::Buffered(one), Some(first)) => {
+                    prop_assert!(!first.addr().addr().is_multiple_of(64) || first.len() < 512);
+                    prop_assert_eq!(taken(&one), taken(first));
+                }
+                (_, None) => prop_assert!(false, "a part of nothing"),
+            }
+        }
+
+        #[test]
+        fn zeros_are_written_up_to_the_end_and_no_further(
+            length in 0_usize..300_000,
+            offset in 0_u64..300_000,
+            count in 0_u64..300_000,
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            let mut expected = vec![7; length];
+            file.write_all_at(&expected, 0).unwrap();
+            write_zeros(&file, offset, count).unwrap();
+            let within = |at: u64| usize::try_from(at).unwrap().min(length);
+            expected[within(offset)..within(offset + count)].fill(0);
+            let mut bytes = vec![0xEE; length];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            prop_assert!(bytes == expected);
+            prop_assert_eq!(file.metadata().unwrap().len(), length as u64);
+        }
+    }
+}

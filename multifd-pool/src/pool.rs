@@ -2,7 +2,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crate::builder::Builder;
 use crate::cancel::{Cancel, Wake};
@@ -10,6 +9,7 @@ use crate::context::ChannelContext;
 use crate::counters::{ChannelCounters, SharedCounters};
 use crate::error::{PoolError, SubmitError, WorkError};
 use crate::queue::{Queue, Take};
+use crate::sync::thread::JoinHandle;
 
 /// What one channel does with a batch. Each channel has a worker of its own, which stays in its thread.
 pub trait Worker: Send {

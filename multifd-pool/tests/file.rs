@@ -300,13 +300,52 @@ fn room_is_room_on_the_disk_and_a_hole_gives_it_back() {
     assert_eq!(blocks(), 0);
     channel.reserve(0, 1 << 20).unwrap();
     // A file system that cannot reserve is allowed not to.
+    let (other, _) = files();
+    // SAFETY: a descriptor that is open, and numbers.
+    let can_reserve = unsafe { libc::fallocate(other.as_raw_fd(), 0, 0, 1 << 20) } == 0;
     let reserved = blocks();
-    assert!(reserved == 0 || reserved >= 1 << 20, "{reserved}");
+    assert!(reserved >= if can_reserve { 1 << 20 } else { 0 }, "{reserved}");
     channel.clear(0, 1 << 20).unwrap();
     assert!(blocks() < 1 << 16, "{}", blocks());
     // No file is that long: what cannot be had is advice for room, an error for holes.
     channel.reserve(u64::MAX - 1, 1).unwrap();
     channel.clear(u64::MAX - 1, 1).unwrap_err();
+}
+
+#[test]
+fn room_that_the_disk_does_not_have_is_an_error() {
+    // A tmpfs looks at its size before it takes anything; another file system might be filled up. Where there is none in
+    // memory, there is nothing to see.
+    let Ok(file) = tempfile::tempfile_in("/dev/shm") else { return };
+    // SAFETY: zeros are a valid `statfs`, which the call fills in.
+    let mut about: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: as above, and a descriptor that is open.
+    let known = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) } == 0;
+    if !known || about.f_type != libc::TMPFS_MAGIC || about.f_blocks == 0 {
+        return;
+    }
+    let error = FileChannel::buffered(file).reserve(0, 1 << 46).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+}
+
+#[test]
+fn where_there_are_no_holes_room_is_advice_and_clearing_writes() {
+    // A regular file of a file system without `fallocate`, and without a byte: zeros go nowhere.
+    let Ok(file) = OpenOptions::new().read(true).write(true).open("/proc/self/comm") else { return };
+    let mut channel = FileChannel::buffered(file);
+    channel.reserve(0, 4096).unwrap();
+    channel.clear(0, 4096).unwrap();
+}
+
+#[test]
+fn uncached_calls_are_taken_where_the_system_takes_them() {
+    let (file, _) = files();
+    let mut byte = 0_u8;
+    let vec = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    // RWF_DONTCACHE, which the C library does not name yet.
+    // SAFETY: `byte` is writable and outlives the call.
+    let taken = unsafe { libc::preadv2(file.as_raw_fd(), &raw const vec, 1, 0, 0x80) } >= 0;
+    assert_eq!(FileChannel::takes_uncached(&file), taken);
 }
 
 #[test]

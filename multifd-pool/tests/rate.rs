@@ -41,7 +41,9 @@ proptest! {
     #[test]
     fn no_pause_is_made_up_for(
         rate in 100_000_u64..1 << 40,
-        steps in prop::collection::vec((0_u64..SECOND, 1_u64..=100), 1..200),
+        // Long enough after a pause that a second would be too full if it was made up for.
+        steps in prop::collection::vec(
+            (prop_oneof![40 => Just(0), 1 => 0_u64..2 * SECOND], 60_u64..=100), 400..1200),
     ) {
         let mut schedule = RateSchedule::new(NonZeroU64::new(rate).unwrap());
         let (mut now, mut begun) = (0, Vec::new());
@@ -78,6 +80,31 @@ proptest! {
         let unit = unit.max(1);
         prop_assert!(quantum >= unit && quantum.is_multiple_of(unit));
         prop_assert!(quantum == unit || quantum <= rate / 200);
+        prop_assert!(u128::from(quantum) + u128::from(unit) > u128::from(rate / 200), "less than there is room for");
+    }
+
+    /// To the nanosecond, and no byte is ever lost between two: against fractions.
+    #[test]
+    fn the_schedule_is_exact(
+        rate in prop_oneof![1_u64..1000, 1_u64..1 << 40],
+        steps in prop::collection::vec((any::<bool>(), 0_u64..100_000_000, 0_u64..1 << 30), 1..100),
+    ) {
+        const CREDIT: u64 = 15_000_000;
+        let mut schedule = RateSchedule::new(NonZeroU64::new(rate).unwrap());
+        let wide = u128::from;
+        // When all is paid for, in nanoseconds times the rate.
+        let (mut paid, mut now) = (0, 0);
+        for (just_late_enough, pause, bytes) in steps {
+            // Often the very moment at which the credit is used up.
+            let edge = u64::try_from(paid / wide(rate)).unwrap() + CREDIT;
+            now = if just_late_enough { now.max(edge) } else { now + pause };
+            let earliest = now.saturating_sub(CREDIT);
+            if paid / wide(rate) < wide(earliest) {
+                paid = wide(earliest) * wide(rate);
+            }
+            prop_assert_eq!(wide(schedule.reserve(now, bytes)), paid / wide(rate));
+            paid += wide(bytes) * wide(SECOND);
+        }
     }
 }
 

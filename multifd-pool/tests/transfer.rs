@@ -114,3 +114,19 @@ fn a_used_cancel_handle_stops_before_the_next_call() {
     assert!(matches!(result, Err(WorkError::Cancelled)));
     assert_eq!(*file.calls.lock().unwrap(), 0);
 }
+
+/// Iovecs of no bytes never fill a call by themselves: it would move nothing, which is an error.
+#[test]
+fn more_empty_iovecs_than_a_call_takes_are_passed_over() {
+    let bytes = [1_u8, 2];
+    let (one, two) = (IoVec::from_const(bytes.as_ptr(), 1), IoVec::from_const(bytes[1..].as_ptr(), 1));
+    let none = IoVec::from_const(bytes.as_ptr(), 0);
+    assert!(none.is_empty() && !one.is_empty());
+    let many = vec![none; 1024];
+    let vecs = [&many[..], &[one], &many, &[two], &many].concat();
+    let mut file = MemoryFile::new(2);
+    let name: Arc<str> = Arc::from("ram0");
+    // SAFETY: `bytes` is only read, and lives until the call returns.
+    let calls = unsafe { write_all_at(&mut file, &name, &vecs, 0, &Cancel::new()) }.unwrap();
+    assert_eq!((calls, file.content()), (2, vec![1, 2]));
+}
