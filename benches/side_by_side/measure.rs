@@ -54,6 +54,13 @@ pub(crate) struct Sample {
     pub(crate) note: Option<String>,
 }
 
+impl Sample {
+    /// Time alone.
+    pub(crate) fn timed(wall: f64, cpu: f64) -> Self {
+        Self { wall, cpu, peak: None, disk: 0, note: None }
+    }
+}
+
 /// Bytes as GiB.
 pub(crate) fn gib(bytes: u64) -> f64 {
     float(bytes) / f64::from(1 << 30)
