@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 
 use crate::Result;
 use crate::args::{Args, Cache};
-use crate::measure::{gib, mib as as_mib};
+use crate::measure::size;
 use crate::memory;
 use crate::report::print_table;
 use crate::saved::{Layout, PAGE, Pattern, Saved};
@@ -37,6 +37,7 @@ pub(crate) fn pages(args: &Args, dir: &Path) -> Result<()> {
         vec![
             (64 * mib, 1, 64 * mib),
             (gib_of, 1, gib_of),
+            (64 * gib_of, 16, 64 * mib),
             (64 * gib_of, 128, 8 * mib),
             (64 * gib_of, 1000, mib),
         ]
@@ -50,18 +51,18 @@ pub(crate) fn pages(args: &Args, dir: &Path) -> Result<()> {
             let (mut ours, mut opened, mut plain) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..args.rounds {
                 for _ in 0..if *cache == Cache::Warm { WARM_TIMES } else { 1 } {
-                    prepare(&saved, *cache)?;
+                    prepare(&saved, *cache, args)?;
                     let began = Instant::now();
                     let mapping = map(&saved)?;
                     first_byte(&mapping);
                     ours.push(began.elapsed().as_secs_f64() * 1e3);
                     drop(mapping);
-                    prepare(&saved, *cache)?;
+                    prepare(&saved, *cache, args)?;
                     let began = Instant::now();
                     let reader = Reader::open(&saved.path)?;
                     opened.push(began.elapsed().as_secs_f64() * 1e3);
                     drop(reader);
-                    prepare(&saved, *cache)?;
+                    prepare(&saved, *cache, args)?;
                     plain.push(memory::map_and_touch(&saved.path, saved.pages_offset, saved.bytes)? * 1e3);
                 }
             }
@@ -70,14 +71,9 @@ pub(crate) fn pages(args: &Args, dir: &Path) -> Result<()> {
                     (times.iter().copied().reduce(f64::min), times.iter().copied().reduce(f64::max));
                 format!("{:.3}..{:.3}", least.unwrap_or_default(), most.unwrap_or_default())
             };
-            let size = if bytes < gib_of {
-                format!("{:.0} MiB", as_mib(bytes))
-            } else {
-                format!("{:.0} GiB", gib(bytes))
-            };
             let middle = |times: Vec<f64>| format!("{:.3}", median(times).unwrap_or_default());
             cells.push(vec![
-                format!("{size}, {runs} runs of {:.0} MiB", as_mib(run)),
+                format!("{}, {runs} runs of {}", size(bytes), size(run)),
                 format!("{cache:?}").to_lowercase(),
                 middle(ours.clone()),
                 spread(&ours),
@@ -102,7 +98,7 @@ pub(crate) fn faults(args: &Args, dir: &Path) -> Result<()> {
     let mut page = vec![0; usize::try_from(PAGE)?];
     for _ in 0..args.rounds {
         pages.shuffle(&mut rand::rng());
-        prepare(&saved, Cache::Cold)?;
+        prepare(&saved, Cache::Cold, args)?;
         let mapping = map(&saved)?;
         let (one, other) = pages.split_at(pages.len() / 2);
         for (to_touch, to_read) in one.iter().zip(other).take(FAULTS) {
@@ -126,18 +122,14 @@ pub(crate) fn faults(args: &Args, dir: &Path) -> Result<()> {
     }
     let ratio = |percent| format!("{:.2}", at(&touched, percent) / at(&read, percent));
     cells.push(vec!["the first by the second".into(), ratio(50), ratio(99)]);
-    print_table(
-        &format!("Single faults, {:.0} MiB, {} of each", as_mib(bytes), touched.len()),
-        &cells,
-        args.markdown,
-    );
+    print_table(&format!("Single faults, {}, {} of each", size(bytes), touched.len()), &cells, args.markdown);
     std::fs::remove_file(&saved.path)?;
     Ok(())
 }
 
-fn prepare(saved: &Saved, cache: Cache) -> Result<()> {
+fn prepare(saved: &Saved, cache: Cache, args: &Args) -> Result<()> {
     if cache == Cache::Cold {
-        saved.make_cold()?;
+        saved.make_cold(!args.test)?;
     }
     Ok(())
 }

@@ -73,7 +73,8 @@ fn measure_all(args: &Args) -> Result<()> {
             for pattern in &args.patterns {
                 for layout in &args.layouts {
                     let saved = Saved::new(&dir.path().join("guest.mram"), *size, *pattern, *layout)?;
-                    let title = format!("{} GiB, {}, {}", gib(*size), pattern.describe(), layout.describe());
+                    let (pattern, layout) = (pattern.describe(), layout.describe());
+                    let title = format!("{}, {pattern}, {layout}", measure::size(*size));
                     for cache in &args.caches {
                         let case = load_case(args, &saved, *cache, &title, qemu.as_ref())?;
                         case.print(args.markdown);
@@ -161,9 +162,9 @@ fn load_case(args: &Args, saved: &Saved, cache: Cache, title: &str, qemu: Option
 
 /// The same ground for every run.
 fn prepare(saved: &Saved, cache: Cache, test: bool) -> Result<()> {
-    // Others are at work beside a test: their caches are left alone.
-    if cache == Cache::Cold && !test {
-        saved.make_cold()?;
+    if cache == Cache::Cold {
+        // Others are at work beside a test: their caches are left alone.
+        saved.make_cold(!test)?;
     }
     // The guest, and what a channel and a program take.
     memory::touch(saved.bytes + (64 << 20))?;

@@ -141,13 +141,15 @@ impl Saved {
         })
     }
 
-    /// Out of the page cache, as far as the system lets us.
-    pub(crate) fn make_cold(&self) -> Result<()> {
+    /// Out of the page cache, as far as the system lets us; `all` says whether what the system knows of all files goes too.
+    pub(crate) fn make_cold(&self, all: bool) -> Result<()> {
         let file = File::open(&self.path)?;
         syncfs(&file)?;
         posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-        // Its place on the disk is forgotten too, where that is allowed.
-        let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+        if all {
+            // Its place on the disk is forgotten too, where that is allowed.
+            let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+        }
         Ok(())
     }
 

@@ -61,6 +61,11 @@ impl Sample {
     }
 }
 
+/// A guest's size in words.
+pub(crate) fn size(bytes: u64) -> String {
+    if bytes < 1 << 30 { format!("{} MiB", mib(bytes)) } else { format!("{} GiB", gib(bytes)) }
+}
+
 /// Bytes as GiB.
 pub(crate) fn gib(bytes: u64) -> f64 {
     float(bytes) / f64::from(1 << 30)

@@ -2,7 +2,7 @@
 
 use crate::args::Size;
 use crate::contender::Contender;
-use crate::measure::{Sample, Sync, gib, mib};
+use crate::measure::{Sample, Sync, gib, mib, size};
 use crate::plot::{Bar, Panel};
 use crate::ram::RamFile;
 use crate::table::{self, median};
@@ -56,8 +56,8 @@ impl Case {
     }
 
     pub(crate) fn title(&self) -> String {
-        let size = gib(self.size.bytes);
-        format!("{size} GiB, {}, sync {}; guest in {}", self.fill, self.sync, self.place)
+        let size = size(self.size.bytes);
+        format!("{size}, {}, sync {}; guest in {}", self.fill, self.sync, self.place)
     }
 
     fn best(&self, of: impl Fn(&Contender) -> bool) -> Option<&Row> {
