@@ -71,7 +71,7 @@ pub use map::{MapOptions, Mapping, Prefetch};
 pub use progress::Progress;
 pub use ram_block::RamBlock;
 pub use read::{
-    Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadTarget, Problem, Reader,
-    ReaderOptions, VerifyOptions, VerifyReport,
+    Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadState, LoadTarget,
+    LoadedBlock, Problem, Reader, ReaderOptions, VerifyOptions, VerifyReport,
 };
 pub use save::{Bridge, SaveOptions, SaveReport, SyncMode, Tail, Writer};

@@ -51,7 +51,7 @@ pub(crate) fn run(name: &str, setting: &Setting<'_>) -> Result<Sample> {
     let told: Value = serde_json::from_slice(&output.stdout)?;
     let number = |key: &str| told[key].as_f64().ok_or_else(|| format!("no `{key}` in {told}"));
     let (wall, cpu) = (number("wall")?, number("cpu")?);
-    Ok(Sample { wall, cpu, peak: told["peak"].as_u64(), disk: 0, note: None })
+    Ok(Sample { peak: told["peak"].as_u64(), ..Sample::timed(wall, cpu) })
 }
 
 /// Does the run and tells the figures.

@@ -102,6 +102,27 @@ impl FileChannel {
         unsafe { positional(file, &vec, 0, libc::preadv2, RWF_DONTCACHE) }.is_ok()
     }
 
+    /// Whether the byte at `offset` of `file`, which must be open for reading, can be read without waiting for the disk:
+    /// whether the page cache holds it. Yes where kernel or file system do not say (`RWF_NOWAIT`).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let path = std::env::temp_dir().join(format!("holds_cached-{}", std::process::id()));
+    /// std::fs::write(&path, "just written")?;
+    /// let cached = multifd_pool::FileChannel::holds_cached(&std::fs::File::open(&path)?, 3);
+    /// std::fs::remove_file(&path)?;
+    /// assert!(cached);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn holds_cached(file: &File, offset: u64) -> bool {
+        let mut byte = 0_u8;
+        let vec = [IoVec::new(&raw mut byte, 1)];
+        // SAFETY: `byte` is writable and outlives the call.
+        let read = unsafe { positional(file, &vec, offset, libc::preadv2, libc::RWF_NOWAIT) };
+        !read.is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+    }
+
     /// Past the page cache where memory and offset are aligned, through it where they are not. Both descriptors are of
     /// the same file; `direct` was opened with `O_DIRECT`, `buffered` without.
     pub fn direct(direct: File, buffered: File, alignment: Alignment) -> Self {

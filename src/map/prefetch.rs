@@ -58,16 +58,13 @@ pub(super) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Begins, unless there is nothing to bring in.
+    /// Begins.
     pub(super) fn begin(
         prefetch: Prefetch,
         region: Arc<Region>,
         present: Arc<PageBitmap>,
         page_size: u64,
-    ) -> io::Result<Option<Self>> {
-        if matches!(prefetch, Prefetch::Nothing) {
-            return Ok(None);
-        }
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let work = move || {
@@ -81,7 +78,7 @@ impl Prefetcher {
             Ok(())
         };
         let thread = std::thread::Builder::new().name("mapped-ram-prefetch".into()).spawn(work)?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        Ok(Self { stop, thread: Some(thread) })
     }
 
     /// Waits until all is in.

@@ -36,7 +36,8 @@ pub use source::FileSource;
 #[non_exhaustive]
 pub enum IoMode {
     /// What suits the work: [`Uring`](Self::Uring), or [`Mixed`](Self::Mixed) without it, for a save that is to be durable, if
-    /// the guest's memory is aligned for that; through the page cache for one that is not, and for reading.
+    /// the guest's memory is aligned for that; a load goes past the page cache unless most of the file is there; all else
+    /// goes through it.
     #[default]
     Auto,
     /// Through the page cache.
@@ -186,6 +187,21 @@ pub trait Source: Send + Sync {
     /// What `lseek(2)` with `SEEK_DATA` says.
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
         Ok((offset < end).then_some((offset, end)))
+    }
+
+    /// Where the first data at `offset` or behind it begins, before `end`: the start of what
+    /// [`next_data`](Self::next_data) says, for less work where its end is not asked for.
+    ///
+    /// # Errors
+    /// As there.
+    fn first_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
+        Ok(self.next_data(offset, end)?.map(|(start, _)| start))
+    }
+
+    /// Says that much of the `length` bytes from `offset` on will be read soon, in small pieces: a source that has to fetch
+    /// them may begin now. Returns without waiting for them. Nothing unless a source knows better.
+    fn ask_for(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
     }
 
     /// The file behind the source, open for reading, if there is one: what a block is mapped from.

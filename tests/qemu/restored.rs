@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use mapped_ram::{Destination, LoadOptions, LoadTarget, MapOptions, Prefetch, Reader};
+use mapped_ram::{Destination, LoadOptions, LoadTarget, MapOptions, Prefetch, RamBlock, Reader, SaveOptions};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use qemu_harness::pattern::Pattern;
 use qemu_harness::{Guest, Qemu, Transfer, boot};
 
 use crate::{RAM, dir, empty_ram_file, expect_same, load, ram_block, read};
@@ -26,7 +27,7 @@ fn mapped(reader: &Reader, idstr: &str, prefetch: Prefetch) -> Vec<u8> {
 }
 
 /// Restores into a file as the command does: shared memory that another process may have mapped.
-fn restore_into(reader: &Reader, idstr: &str, path: &Path) {
+fn restore_into(reader: &Reader, idstr: &str, path: &Path, destination: Destination) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: touches no existing mapping.
@@ -34,10 +35,33 @@ fn restore_into(reader: &Reader, idstr: &str, path: &Path) {
         unsafe { mmap(None, RAM.try_into().unwrap(), protection, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
     let block = reader.block(idstr).unwrap();
     // SAFETY: the mapping is writable for its length until it is unmapped below, and never a reference.
-    let target = unsafe { LoadTarget::from_raw(block, start.as_ptr().cast(), RAM, Destination::Zeroed) };
+    let target = unsafe { LoadTarget::from_raw(block, start.as_ptr().cast(), RAM, destination) };
     LoadOptions::new().channels(2).load(&mut [target]).unwrap();
     // SAFETY: all of what was mapped above, used by nobody any more.
     unsafe { munmap(start, RAM) }.unwrap();
+}
+
+/// A guest that stands in a QEMU which has not run it yet: what is restored into the file is what the guest's processors see, and
+/// nothing of what stood there before.
+#[test]
+fn into_the_file_of_a_qemu_that_is_there_already() {
+    let Some(qemu) = Qemu::for_test() else { return };
+    let dir = dir();
+    let mut expected = vec![0; RAM];
+    Pattern::Ragged.fill(&mut expected, 7);
+    let saved = dir.path().join("guest.mram");
+    SaveOptions::new().save(&saved, vec![RamBlock::new("ram0", &expected)]).unwrap();
+
+    let ram = empty_ram_file(&dir, "ram", RAM);
+    std::fs::write(&ram, vec![0xEE; RAM]).unwrap();
+    let mut guest = Guest::builder(&qemu).machine("pc").ram_file(&ram).paused(true).start().unwrap();
+    restore_into(&Reader::open(&saved).unwrap(), "ram0", &ram, Destination::Used);
+    // Without the hole below 1 MiB, where a PC has its screen and its firmware.
+    for range in [0..0xA0000, 0x10_0000..RAM] {
+        let (start, length) = (range.start as u64, range.len() as u64);
+        expect_same(&guest.physical(start, length).unwrap(), &expected[range], "what the guest sees");
+    }
+    assert!(!guest.is_running().unwrap());
 }
 
 /// A running guest is saved while it writes; then its memory is what every way must show.
@@ -60,7 +84,7 @@ fn by_every_way(program: fn() -> Vec<u8>) {
     expect_same(&mapped(&reader, &name, Prefetch::Nothing), &expected, "mapped");
     expect_same(&mapped(&reader, &name, Prefetch::All), &expected, "mapped and prefetched");
     let ours = empty_ram_file(&dir, "ours", RAM);
-    restore_into(&reader, &name, &ours);
+    restore_into(&reader, &name, &ours, Destination::Zeroed);
     expect_same(&read(&ours), &expected, "restored into a file");
 
     let theirs = empty_ram_file(&dir, "theirs", RAM);
