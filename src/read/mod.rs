@@ -14,6 +14,8 @@ mod tail;
 mod verify;
 
 pub use block::Block;
+#[cfg(feature = "userfaultfd")]
+pub(crate) use chunks::default_channels;
 pub use load::{Destination, LoadOptions, LoadReport, LoadTarget};
 pub use options::ReaderOptions;
 pub use reader::Reader;
