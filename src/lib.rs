@@ -43,6 +43,8 @@ mod readme {}
 mod bitmap;
 mod convert;
 mod error;
+#[cfg(feature = "userfaultfd")]
+pub mod fault;
 #[cfg(feature = "vm-memory")]
 #[expect(unsafe_code, reason = "another crate's mappings become blocks")]
 pub mod guest_memory;
@@ -56,6 +58,7 @@ pub mod storage;
 mod touched;
 #[expect(unsafe_code, reason = "slices go through the pool's raw transfers")]
 mod transfer;
+mod working_set;
 #[expect(unsafe_code, reason = "looks at memory that a guest may be writing")]
 pub mod zero;
 #[expect(unsafe_code, reason = "the standard library has no fallible zeroed memory")]
@@ -75,3 +78,4 @@ pub use read::{
     LoadedBlock, Problem, Reader, ReaderOptions, VerifyOptions, VerifyReport,
 };
 pub use save::{Bridge, SaveOptions, SaveReport, SyncMode, Tail, Writer};
+pub use working_set::WorkingSet;

@@ -64,6 +64,7 @@ impl MapOptions {
     /// - Pages that do not begin at a multiple of the host's page size in the file, as in libvirt's images or behind
     ///   other offsets: load such a block, or write the file anew.
     /// - A file that was cut since it was opened.
+    /// - A working set that was recorded with a block of another name or length.
     /// - What the system says: too little address space, too many mappings (`vm.max_map_count`), stale pages that
     ///   cannot be read.
     pub fn map(&self, block: &Block) -> Result<Mapping> {
@@ -112,6 +113,7 @@ impl MapOptions {
         map: impl FnOnce(&File, u64, NonZeroUsize) -> io::Result<Region>,
     ) -> Result<Mapping> {
         block.check_held()?;
+        self.prefetch.check(&block.idstr(), block.used_length())?;
         let source = block.source();
         let layout = block.layout();
         let about = About {

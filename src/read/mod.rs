@@ -15,6 +15,8 @@ mod tail;
 mod verify;
 
 pub use block::Block;
+#[cfg(feature = "userfaultfd")]
+pub(crate) use chunks::default_channels;
 pub use load::{Destination, LoadOptions, LoadReport, LoadState, LoadTarget, LoadedBlock};
 pub use options::ReaderOptions;
 pub(crate) use part::BitmapPart;

@@ -6,6 +6,8 @@ pub(crate) mod extract;
 pub(crate) mod info;
 pub(crate) mod restore;
 pub(crate) mod save;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 mod summary;
 mod tally;
 pub(crate) mod verify;
