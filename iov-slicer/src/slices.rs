@@ -361,3 +361,118 @@ fn extend<S: Segment>(segments: &[S], mut end: usize, limit: usize, mut iovecs: 
     }
     Run { taken, end, stop: Stop::Natural }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::slice;
+
+    /// Segments as (gap, length): mostly back to back, and few of them empty or as long as memory.
+    fn segments() -> impl Strategy<Value = Vec<(usize, usize)>> {
+        let gap = prop_oneof![60 => Just(0_usize), 1 => 1_usize..50];
+        let length =
+            prop_oneof![60 => 1_usize..5000, 1 => Just(0), 1 => 1_usize << 30..1 << 40, 1 => any::<usize>()];
+        prop::collection::vec((gap, length), 0..50).prop_map(|steps| {
+            let mut end = 1000_usize;
+            let place = |(gap, length): (usize, usize)| {
+                let addr = end.wrapping_add(gap);
+                end = addr.wrapping_add(length);
+                (addr, length)
+            };
+            steps.into_iter().map(place).collect()
+        })
+    }
+
+    /// One by one.
+    fn naive(
+        segments: &[(usize, usize)],
+        mut end: usize,
+        limit: usize,
+        mut iovecs: usize,
+    ) -> (usize, usize, Stop) {
+        for (taken, (addr, len)) in segments.iter().enumerate().filter(|(_, (_, len))| *len != 0) {
+            let stop = match () {
+                () if *addr != end => Stop::Natural,
+                () if iovecs == 0 => Stop::Iovecs,
+                () if *len > limit - end => Stop::Bytes,
+                () => {
+                    iovecs -= 1;
+                    end += len;
+                    continue;
+                }
+            };
+            return (taken, end, stop);
+        }
+        (segments.len(), end, Stop::Natural)
+    }
+
+    proptest! {
+        #[test]
+        fn eight_at_a_time_is_as_one_by_one(
+            segments in segments(),
+            limit in prop_oneof![1000_usize..200_000, Just(usize::MAX)],
+            iovecs in prop_oneof![0_usize..60, Just(usize::MAX)],
+        ) {
+            let run = extend(&segments, 1000, limit, iovecs);
+            let (taken, end, stop) = naive(&segments, 1000, limit, iovecs);
+            prop_assert!(run.stop == stop);
+            prop_assert_eq!(run.end, end);
+            // Empty ones at the end may be counted or not: they have no bytes.
+            let between = run.taken.min(taken)..run.taken.max(taken);
+            prop_assert!(segments[between].iter().all(|(_, len)| *len == 0));
+        }
+
+        /// Else the way of eight is never taken, which only a clock would notice.
+        #[test]
+        fn eight_that_fit_are_seen_at_a_glance(
+            lengths in prop::array::uniform8(1_usize..1 << 40),
+            (gap, at) in (prop_oneof![Just(0_usize), 1_usize..9], 0_usize..8),
+            short in 0_usize..3,
+        ) {
+            let mut end = 1000;
+            let segments: Vec<(usize, usize)> = lengths
+                .iter()
+                .enumerate()
+                .map(|(index, len)| {
+                    let addr = end + if index == at { gap } else { 0 };
+                    end = addr + len;
+                    (addr, *len)
+                })
+                .collect();
+            let all = all_of(segments.first_chunk().unwrap(), 1000, end - short);
+            prop_assert_eq!(all, (gap == 0 && short == 0).then_some(end));
+        }
+    }
+
+    #[test]
+    fn the_rest_of_a_write_begins_in_the_segment_that_it_is_in() {
+        let block = Block::new(0, 0x1_0000, 0x1000).unwrap();
+        let segments = [(0, 100), (100, 0), (100, 100), (200, 300)];
+        let limits = Limits::new(16).merge(false);
+        let write = slice(&block, &limits, &segments).next().unwrap().unwrap();
+        let rest = write.advance(150).unwrap();
+        assert_eq!((rest.offset, rest.addr, rest.len, rest.first_index), (0x1000 + 150, 150, 350, 2));
+        assert_eq!(rest.iovecs().collect::<Vec<_>>(), [(150, 50), (200, 300)]);
+        let rest = rest.advance(50).unwrap();
+        assert_eq!(rest.iovecs().collect::<Vec<_>>(), [(200, 300)]);
+        assert_eq!(rest.first_index, 3);
+    }
+
+    #[test]
+    fn a_segment_that_leaves_the_block_is_not_begun_at_a_limit_in_bytes() {
+        let block = Block::new(0, 1024, 0).unwrap();
+        let limits = Limits::new(16).max_bytes(160);
+        let segments = [(0, 100), (100, 2000)];
+        let mut writes = slice(&block, &limits, &segments);
+        let first = writes.next().unwrap().unwrap();
+        assert_eq!((first.addr, first.len), (0, 100));
+        assert_eq!(writes.next().unwrap().unwrap_err().index, 1);
+        assert!(writes.next().is_none());
+    }
+}

@@ -40,3 +40,13 @@ impl Words for [AtomicU64] {
         <[AtomicU64]>::len(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_words_is_empty() {
+        assert!(Words::is_empty(&[0_u64; 0][..]) && !Words::is_empty(&[0_u64][..]));
+    }
+}

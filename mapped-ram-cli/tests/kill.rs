@@ -128,6 +128,64 @@ fn a_killed_save_in_place_is_incomplete_or_whole() {
     println!("{killed} of {} saves were killed, {incomplete} were incomplete", kills());
 }
 
+/// Over an expendable file: its name stands for the whole old one or for nothing, the new name for the whole new one or for
+/// nothing, and what is between the two is called incomplete, unless it is still the one or already the other.
+#[test]
+fn a_killed_save_over_an_expendable_file_leaves_no_half_under_a_name() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (path, expendable) = (dir.path().join("guest.mram"), dir.path().join("old.mram"));
+    let (new_name, old_name) = (path.to_str().unwrap(), expendable.to_str().unwrap());
+    let synthetic = ["save", "--synthetic", "48M", "--channels", "2", "--seed"];
+    assert_eq!(code(&[&synthetic[..], &["1", old_name]].concat()), Some(0));
+    let old = fs::read(&expendable).unwrap();
+    let save = [&synthetic[..], &["2", "--recycle", old_name, new_name]].concat();
+    let whole = time_of(&save);
+    let new = fs::read(&path).unwrap();
+    assert!(old != new && !expendable.exists());
+    let (mut killed, mut untouched, mut incomplete, mut renewed) = (0, 0, 0, 0);
+    for seed in 0..kills() {
+        let _ = fs::remove_file(&path);
+        fs::write(&expendable, &old).unwrap();
+        let status = interrupt(start(&save), Signal::SIGKILL, moment(seed, whole));
+        let (mut old_is_there, mut new_is_there) = (false, false);
+        for name in names(dir.path()) {
+            let left = dir.path().join(&name);
+            match name.as_str() {
+                "old.mram" => {
+                    assert!(fs::read(&left).unwrap() == old, "seed {seed}: changed under its old name");
+                    old_is_there = true;
+                }
+                "guest.mram" => {
+                    assert!(fs::read(&left).unwrap() == new, "seed {seed}: half under its new name");
+                    new_is_there = true;
+                }
+                passing => {
+                    assert!(passing.starts_with(".mapped-ram-"), "seed {seed}: {passing}");
+                    match code(&["verify", left.to_str().unwrap()]) {
+                        Some(3) => incomplete += 1,
+                        // Not broken yet, or finished and not renamed yet.
+                        Some(0) => {
+                            let bytes = fs::read(&left).unwrap();
+                            assert!(bytes == old || bytes == new, "seed {seed}: neither, but called whole");
+                        }
+                        other => panic!("seed {seed}: {other:?}"),
+                    }
+                    fs::remove_file(&left).unwrap();
+                }
+            }
+        }
+        assert!(!(old_is_there && new_is_there), "seed {seed}: one file under two names");
+        assert!(status.code().is_none() || new_is_there, "seed {seed}: done, but not there");
+        killed += u64::from(status.code().is_none());
+        untouched += u64::from(old_is_there);
+        renewed += u64::from(new_is_there);
+    }
+    println!(
+        "{killed} of {} saves were killed: {untouched} left the old file, {incomplete} an incomplete one, {renewed} the new",
+        kills()
+    );
+}
+
 #[test]
 fn an_interrupted_save_cleans_up_and_says_so() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

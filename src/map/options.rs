@@ -221,6 +221,9 @@ fn wipe(
             .map_err(|error| about.error(&format!("read stale bytes at offset {offset:#x}"), error))?;
         if got < window.len() {
             about.check_length(source)?;
+            // It says that it ends here, and that it does not: what was not read must not show.
+            let error = io::ErrorKind::UnexpectedEof.into();
+            return Err(about.error(&format!("read stale bytes at offset {offset:#x}"), error));
         }
         let mut from = at;
         let end = at + to_u64(window.len());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use mapped_ram::storage::{AtomicFile, FileSource, IoMode, RecycledFile, Storage};
 use mapped_ram::{
-    Cancel, Destination, Error, ErrorKind, LoadOptions, LoadState, LoadTarget, RamBlock, Reader,
+    Bridge, Cancel, Destination, Error, ErrorKind, LoadOptions, LoadState, LoadTarget, RamBlock, Reader,
     ReaderOptions, Result, SaveOptions, Tail, VerifyOptions,
 };
 use proptest::prelude::*;
@@ -324,6 +324,77 @@ fn a_gap_that_cannot_be_read_is_nobody_s_loss() {
     let plan = Plan::first(vec![Act::Errno(5); 2]);
     let (result, _) = load(&plan, Destination::Zeroed, 0);
     expect_told(&result.unwrap_err(), Act::Errno(5), &path);
+}
+
+/// Pages of 256 bytes, some of them absent with old bytes in their room, which have to be read and hidden.
+fn save_with_stale_pages(path: &Path) -> Vec<u8> {
+    const SMALL: usize = 256;
+    let mut memory = vec![6_u8; 200 * SMALL];
+    let start = memory.as_mut_ptr();
+    // SAFETY: `memory` outlives the writer, and is changed through `start` alone while there is one.
+    let block = unsafe { RamBlock::from_raw("pc.ram", start, memory.len()) };
+    let mut writer =
+        SaveOptions::new().page_size(SMALL as u64).bridge(Bridge::None).create(path, vec![block]).unwrap();
+    writer.write_all().unwrap();
+    for page in (3..200).step_by(40) {
+        // SAFETY: a page of `memory`; the writer does nothing between two calls.
+        unsafe { start.wrapping_add(page * SMALL).write_bytes(0, SMALL) };
+    }
+    writer.write_all().unwrap();
+    writer.finish(&Tail::minimal()).unwrap();
+    memory
+}
+
+/// Opened, mapped, and loaded: whichever call of the source fails, the error names the file, and nothing stays mapped.
+#[test]
+fn opening_mapping_and_loading_that_fail_at_any_call_tell() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    let memory = save_with_stale_pages(&path);
+    let mapped = || {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.ends_with("guest.mram")).count()
+    };
+    for act in [Act::Errno(5), Act::Nothing] {
+        let mut failures = 0;
+        for n in 0.. {
+            let plan = Plan::at(n, act);
+            let source = FaultySource::everywhere(FileSource::open(&path).unwrap(), plan.clone());
+            let mut back = vec![0xEE; memory.len()];
+            let result = (|| -> Result<()> {
+                let reader = ReaderOptions::new().from_source(Arc::new(source))?;
+                let block = &reader.blocks()[0];
+                let mapping = block.map()?;
+                // SAFETY: all of the mapping, which nobody writes.
+                let shown = unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) };
+                assert!(shown == memory, "{act:?} at call {n} is an error, or changes nothing");
+                mapping.check_file()?;
+                drop(mapping);
+                assert_eq!(mapped(), 0);
+                let mut targets = [LoadTarget::new(block, &mut back, Destination::Used)];
+                LoadOptions::new().channels(2).load(&mut targets)?;
+                reader.devices().map(drop)
+            })();
+            assert_eq!((mapped(), channels_alive()), (0, 0), "{act:?} at call {n}");
+            if !plan.is_used() {
+                result.unwrap();
+                assert!(back == memory);
+                break;
+            }
+            failures += 1;
+            match result {
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("guest.mram"), "{act:?} at call {n}: {text}");
+                }
+                // Where a libvirt header is looked for, nothing is an answer too.
+                Ok(()) => assert!(matches!(act, Act::Nothing) && n <= 1 && back == memory, "at call {n}"),
+            }
+        }
+        // The structure, its length, holes, stale bytes, channels, pages, the tail.
+        assert!(failures >= 12, "{act:?}: {failures}");
+    }
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! Storages, sources and channels that fail by plan, around real ones.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -213,15 +214,26 @@ impl<S: Storage> Storage for FaultyStorage<S> {
     }
 }
 
-/// Its channels fail; the structure is read without failures, so that there is something to load.
+/// Its channels fail; the structure is read without failures, so that there is something to load, unless it is
+/// [`everywhere`](Self::everywhere).
 pub(crate) struct FaultySource<S> {
     inner: S,
     plan: Plan,
+    everywhere: bool,
 }
 
 impl<S: Source> FaultySource<S> {
     pub(crate) fn new(inner: S, plan: Plan) -> Self {
-        Self { inner, plan }
+        Self { inner, plan, everywhere: false }
+    }
+
+    /// Each of its own calls fails by plan too.
+    pub(crate) fn everywhere(inner: S, plan: Plan) -> Self {
+        Self { inner, plan, everywhere: true }
+    }
+
+    fn simple(&self) -> io::Result<()> {
+        if self.everywhere { self.plan.simple() } else { Ok(()) }
     }
 }
 
@@ -231,18 +243,31 @@ impl<S: Source> Source for FaultySource<S> {
     }
 
     fn len(&self) -> io::Result<u64> {
+        self.simple()?;
         self.inner.len()
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
+        match self.everywhere.then(|| self.plan.next()).flatten() {
+            None => self.inner.read_at(buffer, offset),
+            // As at the file's end.
+            Some(Act::Nothing) => Ok(0),
+            Some(Act::Errno(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            Some(act) => panic!("{act:?} is not planned for a source"),
+        }
     }
 
     fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+        self.simple()?;
         Ok(Box::new(FaultyChannel { inner: self.inner.channel(index, mode)?, plan: self.plan.clone() }))
     }
 
+    fn file(&self) -> Option<&File> {
+        self.inner.file()
+    }
+
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        self.simple()?;
         self.inner.next_data(offset, end)
     }
 }
