@@ -20,7 +20,7 @@ use crate::exit::Problem;
 const LOOK: u8 = 100;
 
 pub(crate) struct Listener {
-    listener: UnixListener,
+    socket: UnixListener,
     path: PathBuf,
     /// Device and number of the socket's file.
     identity: (u64, u64),
@@ -37,7 +37,7 @@ impl Listener {
         let about =
             fs::symlink_metadata(path).map_err(|error| Problem::io(path, "look at the socket", error))?;
         listener.set_nonblocking(true).map_err(|error| Problem::io(path, "listen at the socket", error))?;
-        Ok(Self { listener, path: path.to_owned(), identity: (about.dev(), about.ino()) })
+        Ok(Self { socket: listener, path: path.to_owned(), identity: (about.dev(), about.ino()) })
     }
 
     /// Waits until somebody connects.
@@ -46,13 +46,13 @@ impl Listener {
             if cancel.is_cancelled() {
                 return Err(Problem::cancelled(&self.path));
             }
-            let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::from(LOOK)) {
                 Ok(0) | Err(Errno::EINTR) => continue,
                 Ok(_) => {}
                 Err(error) => return Err(Problem::io(&self.path, "wait for a guest", error.into())),
             }
-            match self.listener.accept() {
+            match self.socket.accept() {
                 Ok((stream, _)) => return Ok(stream),
                 Err(error)
                     if matches!(
