@@ -85,7 +85,7 @@ pub fn tail(data: &[u8]) {
 
 /// The file of a working set, and one with a check that fits made of any bytes: an error, or lists whose pages their blocks have.
 pub fn working_set(data: &[u8]) {
-    let hash = |hash, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let check: u64 = data.iter().fold(0xcbf2_9ce4_8422_2325, hash);
     let forged = [data, &check.to_be_bytes()].concat();
     for bytes in [data, &forged] {

@@ -58,10 +58,9 @@ fn on_demand(reader: &Reader, idstr: &str, fill: mapped_ram::fault::Fill) -> Vec
     let mut memory = vec![0; RAM];
     for page in (0..RAM / 4096).rev() {
         let piece = &mut memory[page * 4096..(page + 1) * 4096];
+        let from = start.as_ptr().cast::<u8>().wrapping_add(page * 4096);
         // SAFETY: inside the mapping, which nobody writes but the handler.
-        unsafe {
-            piece.as_mut_ptr().copy_from_nonoverlapping(start.as_ptr().cast::<u8>().add(page * 4096), 4096)
-        };
+        unsafe { piece.as_mut_ptr().copy_from_nonoverlapping(from, 4096) };
     }
     assert_eq!(handler.wait().unwrap().ending, Ending::Complete);
     // SAFETY: all of what was mapped above, used by nobody any more.
