@@ -7,7 +7,8 @@
 //!
 //! - [`SaveOptions`] begins a save and gives a [`Writer`]; [`RamBlock`] says where a block's memory is.
 //! - [`Reader`] opens a file; [`Block`] gives its pages, [`LoadOptions`] fills memory with all of them,
-//!   [`MapOptions`] maps them: there at once, read when they are touched.
+//!   [`MapOptions`] maps them: there at once, read when they are touched; the module `fault` (feature `userfaultfd`) fills memory of
+//!   any kind when it is touched.
 //! - [`Reader::verify`] says whether a file is whole.
 //!
 //! ```

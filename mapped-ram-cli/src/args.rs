@@ -279,7 +279,6 @@ pub(crate) struct RestoreArgs {
 }
 
 #[derive(Args, Debug)]
-#[cfg_attr(not(feature = "serve"), expect(dead_code, reason = "read only where guests can be served"))]
 pub(crate) struct ServeArgs {
     /// The socket that guests connect to; it is made here and removed at the end
     #[arg(long, value_name = "PATH")]

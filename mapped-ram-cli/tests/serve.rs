@@ -25,7 +25,7 @@ struct Guest {
     start: NonNull<c_void>,
     length: usize,
     stream: Option<UnixStream>,
-    _fd: OwnedFd,
+    fd: Option<OwnedFd>,
 }
 
 impl Guest {
@@ -48,7 +48,7 @@ impl Guest {
         let fd = unsafe { register(std::slice::from_ref(&region), false) }.unwrap();
         let stream = UnixStream::connect(socket).unwrap();
         send(&stream, fd.as_fd(), &[region]).unwrap();
-        Self { start, length, stream: Some(stream), _fd: fd }
+        Self { start, length, stream: Some(stream), fd: Some(fd) }
     }
 
     fn read(&self, page: usize) -> u8 {
@@ -61,6 +61,8 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         drop(self.stream.take());
+        // Without a handler nobody hears that memory is unmapped: the kernel would wait for that for good.
+        drop(self.fd.take());
         // SAFETY: our own mapping, which nobody uses any more.
         unsafe { munmap(self.start, self.length) }.unwrap();
     }

@@ -27,7 +27,8 @@
 //! - A child made by `fork(2)` has no handler: what is missing reads as zeros there.
 //! - Memory that is touched before it is registered keeps what it holds; it is counted as
 //!   [`already_there`](FaultCounters::already_there).
-//! - Who calls `munmap(2)`, `mremap(2)` or `madvise(2)` on the memory waits until the handler has heard of it.
+//! - Who calls `munmap(2)`, `mremap(2)` or `madvise(2)` on the memory waits until the handler has heard of it; where the handler is
+//!   gone and the descriptor open, for good: close it first.
 //!
 //! # When it goes wrong
 //! A page that cannot be read is poisoned (Linux 6.6): who touches it gets SIGBUS, as from broken memory; an older kernel leaves who

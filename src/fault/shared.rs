@@ -21,6 +21,10 @@ use crate::convert::{to_u64, to_usize};
 /// How long a channel waits while the guest changes its mappings: about as long as the handler takes to hear of it.
 pub(super) const PATIENCE: Duration = Duration::from_micros(50);
 
+/// How much a channel puts while the thread that hears of faults has to wait, in bytes. Calls of 64 KiB came to 6.1 GiB/s where those of
+/// 2 MiB came to 6.9 (two threads, bare UFFDIO_COPY).
+const LOCKED: u64 = 64 << 10;
+
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) uffd: Descriptor,
@@ -265,14 +269,21 @@ impl Shared {
     /// As [`put`](Self::put), and waits while the guest changes its mappings: not for the thread that hears of it.
     pub(super) fn put_patiently(&self, region: usize, first: u64, bytes: &[u8], count: &AtomicU64) -> Put {
         let size = self.regions[region].unit;
+        let units = to_u64(bytes.len()) / size;
+        let step = (LOCKED / size).max(1);
         let mut at = 0;
-        loop {
-            match self.put(region, first + at, &bytes[to_usize(at * size)..], count) {
+        while at < units {
+            let end = (at + step).min(units);
+            match self.put(region, first + at, &bytes[to_usize(at * size)..to_usize(end * size)], count) {
+                Put::Done => at = end,
                 Put::Again(_) if self.halt.is_cancelled() => return Put::Again(at),
-                Put::Again(done) => at += done,
-                other => return other,
+                Put::Again(done) => {
+                    at += done;
+                    thread::sleep(PATIENCE);
+                }
+                Put::Ended => return Put::Ended,
             }
-            thread::sleep(PATIENCE);
         }
+        Put::Done
     }
 }

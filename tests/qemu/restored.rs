@@ -64,6 +64,34 @@ fn into_the_file_of_a_qemu_that_is_there_already() {
     assert!(!guest.is_running().unwrap());
 }
 
+/// The block's memory in a memfd that is filled while it is read, the pages in an order of its own.
+#[cfg(feature = "userfaultfd")]
+fn on_demand(reader: &Reader, idstr: &str, fill: mapped_ram::fault::Fill) -> Vec<u8> {
+    use mapped_ram::fault::{Ending, FaultOptions, FaultTarget};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    let file = memfd_create("guest", MFdFlags::MFD_CLOEXEC).unwrap();
+    nix::unistd::ftruncate(&file, i64::try_from(RAM).unwrap()).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: touches no existing mapping.
+    let start =
+        unsafe { mmap(None, RAM.try_into().unwrap(), protection, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
+    let target = FaultTarget::new(reader.block(idstr).unwrap(), start.as_ptr().cast(), RAM);
+    // SAFETY: mapped for this, and touched through raw pointers only.
+    let handler = unsafe { FaultOptions::new().fill(fill).channels(2).start(&[target]) }.unwrap();
+    let mut memory = vec![0; RAM];
+    for page in (0..RAM / 4096).rev() {
+        let piece = &mut memory[page * 4096..(page + 1) * 4096];
+        let from = start.as_ptr().cast::<u8>().wrapping_add(page * 4096);
+        // SAFETY: inside the mapping, which nobody writes but the handler.
+        unsafe { piece.as_mut_ptr().copy_from_nonoverlapping(from, 4096) };
+    }
+    assert_eq!(handler.wait().unwrap().ending, Ending::Complete);
+    // SAFETY: all of what was mapped above, used by nobody any more.
+    unsafe { munmap(start, RAM) }.unwrap();
+    memory
+}
+
 /// A running guest is saved while it writes; then its memory is what every way must show.
 fn by_every_way(program: fn() -> Vec<u8>) {
     let Some(qemu) = Qemu::for_test() else { return };
@@ -83,6 +111,10 @@ fn by_every_way(program: fn() -> Vec<u8>) {
     expect_same(&load(&reader, &name), &expected, "loaded");
     expect_same(&mapped(&reader, &name, Prefetch::Nothing), &expected, "mapped");
     expect_same(&mapped(&reader, &name, Prefetch::All), &expected, "mapped and prefetched");
+    #[cfg(feature = "userfaultfd")]
+    for fill in [mapped_ram::fault::Fill::Nothing, mapped_ram::fault::Fill::All] {
+        expect_same(&on_demand(&reader, &name, fill), &expected, "filled on demand");
+    }
     let ours = empty_ram_file(&dir, "ours", RAM);
     restore_into(&reader, &name, &ours, Destination::Zeroed);
     expect_same(&read(&ours), &expected, "restored into a file");
