@@ -9,6 +9,8 @@ use std::sync::Arc;
 use mapped_ram_format::{DecodeError, PlanError};
 use multifd_pool::{PoolError, TransferError, WorkError};
 
+use crate::read::LoadedBlock;
+
 /// The result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -72,6 +74,14 @@ pub enum Error {
         /// Block, offset, length and the system's error.
         source: Arc<TransferError>,
     },
+    /// A load ended before all of its blocks were loaded.
+    #[error("{source}; {}", in_words(blocks))]
+    Load {
+        /// Why.
+        source: Box<Error>,
+        /// What is in the memory for each block, in the order in which they were given to the load.
+        blocks: Vec<LoadedBlock>,
+    },
     /// The system refused something that belongs to no single block.
     #[error("{file}: {operation}: {source}")]
     Io {
@@ -115,6 +125,7 @@ impl Error {
                 PoolError::BadChannelCount(_) => ErrorKind::Usage,
                 _ => ErrorKind::Io,
             },
+            Self::Load { source, .. } => source.kind(),
             Self::Cancelled { .. } => ErrorKind::Cancelled,
         }
     }
@@ -144,4 +155,8 @@ impl Error {
             },
         }
     }
+}
+
+fn in_words(blocks: &[LoadedBlock]) -> String {
+    blocks.iter().map(LoadedBlock::to_string).collect::<Vec<_>>().join(", ")
 }

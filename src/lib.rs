@@ -7,7 +7,8 @@
 //!
 //! - [`SaveOptions`] begins a save and gives a [`Writer`]; [`RamBlock`] says where a block's memory is.
 //! - [`Reader`] opens a file; [`Block`] gives its pages, [`LoadOptions`] fills memory with all of them,
-//!   [`MapOptions`] maps them: there at once, read when they are touched.
+//!   [`MapOptions`] maps them: there at once, read when they are touched; the module `fault` (feature `userfaultfd`) fills memory of
+//!   any kind when it is touched.
 //! - [`Reader::verify`] says whether a file is whole.
 //!
 //! ```
@@ -43,6 +44,8 @@ mod readme {}
 mod bitmap;
 mod convert;
 mod error;
+#[cfg(feature = "userfaultfd")]
+pub mod fault;
 #[cfg(feature = "vm-memory")]
 #[expect(unsafe_code, reason = "another crate's mappings become blocks")]
 pub mod guest_memory;
@@ -56,6 +59,7 @@ pub mod storage;
 mod touched;
 #[expect(unsafe_code, reason = "slices go through the pool's raw transfers")]
 mod transfer;
+mod working_set;
 #[expect(unsafe_code, reason = "looks at memory that a guest may be writing")]
 pub mod zero;
 #[expect(unsafe_code, reason = "the standard library has no fallible zeroed memory")]
@@ -71,7 +75,8 @@ pub use map::{MapOptions, Mapping, Prefetch};
 pub use progress::Progress;
 pub use ram_block::RamBlock;
 pub use read::{
-    Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadTarget, Problem, Reader,
-    ReaderOptions, VerifyOptions, VerifyReport,
+    Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadState, LoadTarget,
+    LoadedBlock, Problem, Reader, ReaderOptions, VerifyOptions, VerifyReport,
 };
 pub use save::{Bridge, SaveOptions, SaveReport, SyncMode, Tail, Writer};
+pub use working_set::WorkingSet;

@@ -44,3 +44,17 @@ pub(crate) fn read_slice(
     // SAFETY: `vec` is exactly `bytes`, which is borrowed mutably until the call returns.
     unsafe { context.read_exact(channel, block, &[vec], offset) }
 }
+
+/// Fills all of `bytes` from `offset` on, in a thread of its own; `block` names them in errors.
+#[cfg(feature = "userfaultfd")]
+pub(crate) fn read_slice_at(
+    channel: &mut dyn Channel,
+    block: &Arc<str>,
+    bytes: &mut [u8],
+    offset: u64,
+    cancel: &Cancel,
+) -> Result<(), WorkError> {
+    let vec = IoVec::new(bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: `vec` is exactly `bytes`, which is borrowed mutably until the call returns.
+    unsafe { multifd_pool::read_exact_at(channel, block, &[vec], offset, cancel) }.map(drop)
+}

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 
 const PAGE: usize = 4096;
 
+/// The smallest page there is: a long bitmap for little memory.
+const SMALL: u64 = 256;
+
 /// One test at a time looks at what the process has mapped and open, or changes it for long.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -325,6 +328,79 @@ fn what_cannot_be_mapped_is_told_with_what_to_do() {
     let cut = format!("cut at offset {length:#x}");
     expect_error(mapping.check_file(), ErrorKind::Damaged, &["guest.mram", "`ram0`", &cut]);
     expect_error(block.map(), ErrorKind::Damaged, &["guest.mram", "`ram0`", &cut]);
+}
+
+/// What [`a_file_cut_while_it_is_mapped`] starts as a process of its own, to be killed.
+#[test]
+fn touches_behind_the_cut() {
+    let Some(path) = std::env::var_os("MAPPED_RAM_TEST_CUT") else { return };
+    let path = PathBuf::from(path);
+    let reader = Reader::open(&path).unwrap();
+    let block = reader.block("ram0").unwrap();
+    let mapping = block.map().unwrap();
+    let cut = block.layout().pages_offset() + 16 * PAGE as u64;
+    File::options().write(true).open(&path).unwrap().set_len(cut).unwrap();
+    let error = mapping.check_file().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    println!("{error}");
+    // SAFETY: a byte of the mapping, which nobody else uses, before the cut.
+    assert_eq!(unsafe { mapping.as_ptr().add(15 * PAGE).read_volatile() }, 9);
+    println!("before the cut");
+    // SAFETY: none: this ends the process, as is documented, and nothing else.
+    unsafe { mapping.as_ptr().add(16 * PAGE).read_volatile() };
+    println!("behind the cut");
+}
+
+#[test]
+fn a_file_cut_while_it_is_mapped() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = dir();
+    let path = saved(&dir, &[9; 64], PAGE);
+    let offset = Reader::open(&path).unwrap().blocks()[0].layout().pages_offset();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "touches_behind_the_cut", "--nocapture"])
+        .env("MAPPED_RAM_TEST_CUT", &path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.signal(), Some(nix::libc::SIGBUS), "{}\n{said}", output.status);
+    let told = format!("block `ram0`: the file was cut at offset {:#x}", offset + 16 * PAGE as u64);
+    assert!(said.contains(path.to_str().unwrap()) && said.contains(&told), "{said}");
+    assert!(said.contains("before the cut") && !said.contains("behind the cut"), "{said}");
+}
+
+/// Guests whose bitmap is longer than what is read of it at a time, in runs that end anywhere: holes, data and stale pages.
+#[test]
+fn a_bitmap_that_is_read_in_parts_hides_the_same_pages() {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let pages = 3_u64 << 20;
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    // First pages and lengths of runs; among them one longer than all windows, neighbours, and both ends.
+    let runs =
+        [(0, 3), (700, 64), (764, 1), (4096 * 5 - 1, 2), (100_000, 600_000), (900_017, 4096), (pages - 1, 1)];
+    let options = SaveOptions::new().page_size(SMALL);
+    let mut writer = options.create(&path, vec![RamBlock::detached("ram0", pages * SMALL)]).unwrap();
+    for (first, count) in runs {
+        let bytes = vec![0xAB; usize::try_from(count * SMALL).unwrap()];
+        writer.write_from(0, first * SMALL, &bytes).unwrap();
+    }
+    writer.finish(&Tail::minimal()).unwrap();
+    let offset = Reader::open(&path).unwrap().blocks()[0].layout().pages_offset();
+    let file = File::options().write(true).open(&path).unwrap();
+    // Far from all data, right behind a run, and over one that is present.
+    let stale = [(50_000, 100), (700_000, 5000), (2_000_000, 1), (2_500_001, 40_000)];
+    for (first, count) in stale {
+        let bytes = vec![0xBD; usize::try_from(count * SMALL).unwrap()];
+        file.write_all_at(&bytes, offset + first * SMALL).unwrap();
+    }
+    let reader = Reader::open(&path).unwrap();
+    let block = reader.block("ram0").unwrap();
+    // The bitmap was not read yet; the second time it was.
+    for _ in 0..2 {
+        let mapping = block.map().unwrap();
+        assert!(bytes(&mapping) == model(block));
+    }
 }
 
 #[test]

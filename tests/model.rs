@@ -34,7 +34,14 @@ fn targets() -> impl Strategy<Value = Target> {
 }
 
 fn modes() -> impl Strategy<Value = IoMode> {
-    prop_oneof![Just(IoMode::Auto), Just(IoMode::Buffered), Just(IoMode::Direct), Just(IoMode::Uncached)]
+    prop_oneof![
+        Just(IoMode::Auto),
+        Just(IoMode::Buffered),
+        Just(IoMode::Direct),
+        Just(IoMode::Uncached),
+        Just(IoMode::Mixed),
+        Just(IoMode::Uring)
+    ]
 }
 
 fn bridges() -> impl Strategy<Value = Bridge> {
@@ -124,7 +131,9 @@ proptest! {
         }
         prop_assert!(report.totals().bytes >= model.written * PAGE as u64);
         prop_assert!(report.io_mode != IoMode::Auto && report.sync == sync);
-        prop_assert_eq!(report.disk_bytes, Some(fs::metadata(&path).unwrap().blocks() * 512));
+        // A file system that allots late, or regroups its extents, changes its own bookkeeping behind the save's back.
+        let taken = fs::metadata(&path).unwrap().blocks() * 512;
+        prop_assert!(report.disk_bytes.unwrap().abs_diff(taken) <= 64 << 10);
         prop_assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 
         let reader = ReaderOptions::new().stream_offset(offset).open(&path).unwrap();

@@ -8,6 +8,7 @@ use mapped_ram::{
     Bridge, Cancel, Destination, Device, Error, ErrorKind, LoadOptions, LoadTarget, PageBitmap, Progress,
     RamBlock, Reader, ReaderOptions, SaveOptions, Tail, VerifyOptions,
 };
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -40,7 +41,14 @@ fn pages() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn modes() -> impl Strategy<Value = IoMode> {
-    prop_oneof![Just(IoMode::Auto), Just(IoMode::Buffered), Just(IoMode::Direct), Just(IoMode::Uncached)]
+    prop_oneof![
+        Just(IoMode::Auto),
+        Just(IoMode::Buffered),
+        Just(IoMode::Direct),
+        Just(IoMode::Uncached),
+        Just(IoMode::Mixed),
+        Just(IoMode::Uring)
+    ]
 }
 
 fn expect_block(reader: &Reader, name: &str, memory: &[u8], page_size: usize, zero_detection: bool) {
@@ -59,6 +67,55 @@ fn expect_block(reader: &Reader, name: &str, memory: &[u8], page_size: usize, ze
 }
 
 proptest! {
+    /// Gaps are full of stale bytes, which must land nowhere, whichever of them are read through.
+    #[test]
+    fn a_load_by_any_mode_shows_what_the_bitmap_says(
+        runs in prop::collection::vec((1_usize..20, 0_usize..20), 1..16),
+        page_bits in 9_u32..14,
+        mode in modes(),
+        used in any::<bool>(),
+        // Direct I/O takes memory that is aligned, the page cache takes the rest.
+        skip in prop_oneof![Just(0), Just(512), 0..PAGE],
+        cold in any::<bool>(),
+        channels in 1_usize..4,
+    ) {
+        let page_size = 1 << page_bits;
+        let pages: Vec<u8> =
+            runs.into_iter().flat_map(|(run, gap)| [vec![7; run], vec![0; gap]].concat()).collect();
+        let memory = memory_of(&pages, page_size);
+        let dir = dir();
+        let path = dir.path().join("guest.mram");
+        let options = SaveOptions::new().page_size(page_size as u64);
+        options.save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+        let reader = Reader::open(&path).unwrap();
+        let block = reader.block("ram0").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        for page in (0..pages.len()).filter(|page| pages[*page] == 0) {
+            let offset = block.layout().pages_offset() + (page * page_size) as u64;
+            file.write_all_at(&vec![0xBD; page_size], offset).unwrap();
+        }
+        if cold {
+            file.sync_all().unwrap();
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+        } else {
+            fs::read(&path).unwrap();
+        }
+        let (destination, byte) = if used { (Destination::Used, 0xEE) } else { (Destination::Zeroed, 0) };
+        let mut back = vec![byte; memory.len() + 2 * PAGE];
+        let start = back.as_ptr().align_offset(PAGE) + skip;
+        let options = LoadOptions::new().io_mode(mode).channels(channels);
+        let target = &mut back[start..][..memory.len()];
+        let report = options.load(&mut [LoadTarget::new(block, target, destination)]).unwrap();
+        prop_assert!(back[start..][..memory.len()] == memory);
+        let around = back[..start].iter().chain(&back[start + memory.len()..]);
+        prop_assert!(around.copied().all(|around| around == byte), "written outside of the memory");
+        match mode {
+            IoMode::Auto if !cold => prop_assert_eq!(report.io_mode, IoMode::Buffered),
+            IoMode::Auto => prop_assert_ne!(report.io_mode, IoMode::Auto),
+            mode => prop_assert_eq!(report.io_mode, mode),
+        }
+    }
+
     #[test]
     fn memory_that_was_promised_to_be_zero_is_checked_if_asked_for(
         pages in pages(),

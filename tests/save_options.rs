@@ -87,7 +87,7 @@ fn what_the_file_system_has_not_is_fallen_back_from_and_said() {
     let dir = dir();
     let path = dir.path().join("guest.mram");
     let memory = vec![1; 40 * PAGE];
-    for mode in [IoMode::Direct, IoMode::Uncached] {
+    for mode in [IoMode::Direct, IoMode::Uncached, IoMode::Mixed, IoMode::Uring] {
         let storage = Plain(AtomicFile::create(&path).unwrap());
         let mut writer = SaveOptions::new()
             .io_mode(mode)
@@ -247,6 +247,28 @@ fn memory_that_was_never_touched_is_not_looked_at() {
         let reader = Reader::open(&path).unwrap();
         let present: Vec<u64> = reader.blocks()[0].bitmap().unwrap().runs().flatten().collect();
         assert_eq!(present, pages.map(|page| page as u64));
+    }
+}
+
+/// What lies behind the end of a RAM file is no hole: it must not pass for zeros.
+#[test]
+fn a_ram_file_that_was_cut_is_an_error_and_leaves_no_file() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let length = 64 << 20;
+    let file = Arc::new(tempfile::tempfile_in("/dev/shm").unwrap());
+    file.set_len(length as u64).unwrap();
+    let memory = Mapping::shared(&file, length);
+    memory.write(5, 1);
+    for left in [length as u64 - PAGE as u64, 6 * PAGE as u64, 0] {
+        file.set_len(left).unwrap();
+        let block = memory.block().backed_by(Arc::clone(&file), 0).freshly_mapped();
+        let error = SaveOptions::new().save(&path, vec![block]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+        for word in ["guest.mram", "ram0", "cut", "offset"] {
+            assert!(error.to_string().contains(word), "no `{word}` in: {error}");
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
 

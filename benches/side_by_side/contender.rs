@@ -7,7 +7,7 @@ use qemu_harness::Qemu;
 
 use crate::measure::{Sample, Sync};
 use crate::ram::RamFile;
-use crate::{Result, fio, ours, plain, qemu, worker};
+use crate::{Result, fio, ours, plain, qemu, uring, worker};
 
 /// What all contenders of a case share.
 pub(crate) struct Setting<'a> {
@@ -23,6 +23,7 @@ pub(crate) enum Contender {
     Ours(ours::Way),
     Qemu(qemu::Way),
     Plain(plain::Way),
+    Uring(uring::Way),
     Fio(fio::Way),
 }
 
@@ -32,7 +33,12 @@ impl Contender {
         let ours = ours::Way::all().into_iter().map(Self::Ours);
         let qemu = qemu::Way::all().into_iter().map(Self::Qemu);
         let plain = plain::Way::ALL.into_iter().map(Self::Plain);
-        ours.chain(qemu).chain(plain).chain(fio::Way::all(sync).into_iter().map(Self::Fio)).collect()
+        let uring = uring::Way::ALL.into_iter().map(Self::Uring);
+        ours.chain(qemu)
+            .chain(plain)
+            .chain(uring)
+            .chain(fio::Way::all(sync).into_iter().map(Self::Fio))
+            .collect()
     }
 
     pub(crate) fn name(&self) -> String {
@@ -40,6 +46,7 @@ impl Contender {
             Self::Ours(way) => way.name(),
             Self::Qemu(way) => way.name(),
             Self::Plain(way) => way.name().to_owned(),
+            Self::Uring(way) => way.name(),
             Self::Fio(way) => way.name(),
         }
     }
@@ -53,7 +60,7 @@ impl Contender {
         match self {
             Self::Fio(way) => !way.is_over_old(),
             Self::Plain(way) => way.is_in_large_writes(),
-            Self::Ours(_) | Self::Qemu(_) => false,
+            Self::Ours(_) | Self::Qemu(_) | Self::Uring(_) => false,
         }
     }
 
@@ -63,7 +70,7 @@ impl Contender {
         match self {
             Self::Ours(_) => None,
             Self::Qemu(_) if setting.qemu.is_none() => Some("there is no QEMU".to_owned()),
-            Self::Qemu(_) | Self::Plain(_) => setting.ram.has_holes().then(reads_holes),
+            Self::Qemu(_) | Self::Plain(_) | Self::Uring(_) => setting.ram.has_holes().then(reads_holes),
             Self::Fio(_) => fio::version().err().map(|error| error.to_string()),
         }
     }
@@ -71,7 +78,7 @@ impl Contender {
     /// Saves the guest once.
     pub(crate) fn run(&self, setting: &Setting<'_>) -> Result<Sample> {
         let mut sample = match self {
-            Self::Ours(_) | Self::Plain(_) => worker::run(&self.name(), setting)?,
+            Self::Ours(_) | Self::Plain(_) | Self::Uring(_) => worker::run(&self.name(), setting)?,
             Self::Qemu(way) => way.run(setting)?,
             Self::Fio(way) => way.run(setting)?,
         };

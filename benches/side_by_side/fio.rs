@@ -93,13 +93,7 @@ impl Way {
         // Milliseconds: the slowest job's, and those of all jobs together.
         let (wall, all) = (number(&job["write"]["runtime"])?, number(&job["job_runtime"])?);
         let cpu = (number(&job["usr_cpu"])? + number(&job["sys_cpu"])?) / 100.0 * all;
-        Ok(Sample {
-            wall: (wall * scale / 1e3).max(1e-3),
-            cpu: cpu * scale / 1e3,
-            peak: None,
-            disk: 0,
-            note: None,
-        })
+        Ok(Sample::timed((wall * scale / 1e3).max(1e-3), cpu * scale / 1e3))
     }
 }
 

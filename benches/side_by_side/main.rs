@@ -8,7 +8,7 @@
 //! - [`ram`] makes the guest, [`room`] the same ground for each run;
 //! - [`contender`] lists who takes part: [`ours`], [`qemu`], [`plain`], [`fio`]; [`worker`] is the process in which
 //!   ours and the plain ones run, so that their memory and CPU time are nobody else's;
-//! - [`report`] prints tables, [`plot`] draws them.
+//! - [`report`] makes tables, [`table`] prints and [`plot`] draws them.
 
 mod args;
 mod contender;
@@ -21,6 +21,8 @@ mod qemu;
 mod ram;
 mod report;
 mod room;
+mod table;
+mod uring;
 mod worker;
 
 use std::fs;
@@ -85,7 +87,8 @@ fn measure_all(args: &Args) -> Result<()> {
         }
     }
     if let Some(path) = &args.plot {
-        fs::write(path, plot::svg(&cases)).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut panels: Vec<_> = cases.iter().map(Case::bars).collect();
+        fs::write(path, plot::svg(&mut panels)).map_err(|error| format!("{}: {error}", path.display()))?;
         eprintln!("plot: {}", path.display());
     }
     Ok(())

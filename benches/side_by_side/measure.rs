@@ -54,6 +54,18 @@ pub(crate) struct Sample {
     pub(crate) note: Option<String>,
 }
 
+impl Sample {
+    /// Time alone.
+    pub(crate) fn timed(wall: f64, cpu: f64) -> Self {
+        Self { wall, cpu, peak: None, disk: 0, note: None }
+    }
+}
+
+/// A guest's size in words.
+pub(crate) fn size(bytes: u64) -> String {
+    if bytes < 1 << 30 { format!("{} MiB", mib(bytes)) } else { format!("{} GiB", gib(bytes)) }
+}
+
 /// Bytes as GiB.
 pub(crate) fn gib(bytes: u64) -> f64 {
     float(bytes) / f64::from(1 << 30)

@@ -15,6 +15,7 @@ pub(crate) enum Mode {
     Direct,
     Buffered,
     Uncached,
+    Mixed,
     Auto,
     /// Direct, over an old snapshot of the same guest.
     DirectRecycle,
@@ -28,7 +29,8 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) fn all() -> Vec<Self> {
-        let two = [Mode::Direct, Mode::Buffered, Mode::Uncached, Mode::Auto, Mode::DirectRecycle];
+        let two =
+            [Mode::Direct, Mode::Buffered, Mode::Uncached, Mode::Mixed, Mode::Auto, Mode::DirectRecycle];
         let two = two.map(|mode| Self { mode, channels: 2 });
         let direct = [1, 4].map(|channels| Self { mode: Mode::Direct, channels });
         two.into_iter().chain(direct).collect()
@@ -39,6 +41,7 @@ impl Way {
             Mode::Direct => "direct",
             Mode::Buffered => "buffered",
             Mode::Uncached => "uncached",
+            Mode::Mixed => "mixed",
             Mode::Auto => "auto",
             Mode::DirectRecycle => "direct+recycle",
         };
@@ -53,6 +56,7 @@ impl Way {
             Mode::Direct => options.io_mode(IoMode::Direct),
             Mode::Buffered => options.io_mode(IoMode::Buffered),
             Mode::Uncached => options.io_mode(IoMode::Uncached),
+            Mode::Mixed => options.io_mode(IoMode::Mixed),
             Mode::Auto => options.io_mode(IoMode::Auto),
             Mode::DirectRecycle => options.io_mode(IoMode::Direct).recycle(old),
         }

@@ -2,29 +2,40 @@
 
 use std::fmt::Write;
 
-use crate::report::Case;
-
 const WIDTH: f64 = 860.0;
 const LABEL: f64 = 210.0;
 const BARS: f64 = WIDTH - LABEL - 90.0;
 const LINE: f64 = 18.0;
 
+/// Bars that may be compared, as they are of the same work.
+pub(crate) struct Panel {
+    pub(crate) title: String,
+    pub(crate) bars: Vec<Bar>,
+}
+
+/// Rates in GiB of guest memory a second.
+pub(crate) struct Bar {
+    pub(crate) name: String,
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
 /// A bar is the median, the thin line over it the spread.
-pub(crate) fn svg(cases: &[Case]) -> String {
+pub(crate) fn svg(panels: &mut [Panel]) -> String {
     let mut body = String::new();
     let mut y = 10.0;
-    for case in cases {
+    for panel in panels {
         y += 22.0;
-        text(&mut body, 8.0, y, "start", "bold", &case.title());
-        let mut rates = case.rates();
-        rates.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let most = rates.iter().map(|rate| rate.3).fold(f64::MIN_POSITIVE, f64::max);
-        for (name, median, low, high) in rates {
+        text(&mut body, 8.0, y, "start", "bold", &panel.title);
+        panel.bars.sort_by(|a, b| b.median.total_cmp(&a.median));
+        let widest = panel.bars.iter().map(|bar| bar.most).fold(f64::MIN_POSITIVE, f64::max);
+        for Bar { name, median, least, most } in &panel.bars {
             y += LINE;
-            let x = |rate: f64| LABEL + rate / most * BARS;
-            text(&mut body, LABEL - 8.0, y, "end", "normal", &name);
+            let x = |rate: f64| LABEL + rate / widest * BARS;
+            text(&mut body, LABEL - 8.0, y, "end", "normal", name);
             let (top, middle) = (y - 11.0, y - 5.0);
-            let (width, colour) = (x(median) - LABEL, colour(&name));
+            let (width, colour) = (x(*median) - LABEL, colour(name));
             let _ = writeln!(
                 body,
                 r#"<rect x="{LABEL}" y="{top:.1}" width="{width:.1}" height="13" fill="{colour}"/>"#
@@ -32,10 +43,10 @@ pub(crate) fn svg(cases: &[Case]) -> String {
             let _ = writeln!(
                 body,
                 r#"<line x1="{:.1}" x2="{:.1}" y1="{middle:.1}" y2="{middle:.1}" stroke="black"/>"#,
-                x(low),
-                x(high)
+                x(*least),
+                x(*most)
             );
-            text(&mut body, x(high) + 6.0, y, "start", "normal", &format!("{median:.2} GiB/s"));
+            text(&mut body, x(*most) + 6.0, y, "start", "normal", &format!("{median:.2} GiB/s"));
         }
         y += 12.0;
     }

@@ -2,8 +2,10 @@
 
 use crate::args::Size;
 use crate::contender::Contender;
-use crate::measure::{Sample, Sync, gib, mib};
+use crate::measure::{Sample, Sync, gib, mib, size};
+use crate::plot::{Bar, Panel};
 use crate::ram::RamFile;
+use crate::table::{self, median};
 
 /// One guest, saved in one way by all.
 pub(crate) struct Case {
@@ -43,12 +45,6 @@ impl Row {
     }
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
-    Some(f64::midpoint(*low, *high))
-}
-
 impl Case {
     pub(crate) fn new(size: Size, ram: &RamFile, sync: Sync, rounds: usize) -> Self {
         let (fill, place) = (ram.fill().describe(), ram.place());
@@ -60,8 +56,8 @@ impl Case {
     }
 
     pub(crate) fn title(&self) -> String {
-        let size = gib(self.size.bytes);
-        format!("{size} GiB, {}, sync {}; guest in {}", self.fill, self.sync, self.place)
+        let size = size(self.size.bytes);
+        format!("{size}, {}, sync {}; guest in {}", self.fill, self.sync, self.place)
     }
 
     fn best(&self, of: impl Fn(&Contender) -> bool) -> Option<&Row> {
@@ -95,15 +91,20 @@ impl Case {
         )
     }
 
-    /// Rates in GiB of guest memory a second: name, median, least, greatest.
-    pub(crate) fn rates(&self) -> Vec<(String, f64, f64, f64)> {
+    /// Rates in GiB of guest memory a second.
+    pub(crate) fn bars(&self) -> Panel {
         let size = gib(self.size.bytes);
         let rate = |row: &Row| {
             let (least, most) = (row.walls().reduce(f64::min)?, row.walls().reduce(f64::max)?);
             let middle = row.median(|sample| sample.wall)?;
-            Some((row.contender.name(), size / middle, size / most, size / least))
+            Some(Bar {
+                name: row.contender.name(),
+                median: size / middle,
+                least: size / most,
+                most: size / least,
+            })
         };
-        self.rows.iter().filter_map(rate).collect()
+        Panel { title: self.title(), bars: self.rows.iter().filter_map(rate).collect() }
     }
 
     pub(crate) fn print(&self, markdown: bool) {
@@ -121,7 +122,7 @@ impl Case {
         println!();
         println!("{}{}", if markdown { "### " } else { "" }, self.title());
         println!();
-        print!("{}", if markdown { as_markdown(&table) } else { as_text(&table) });
+        print!("{}", table::print(&table, markdown));
         println!();
         let name = |row: Option<&Row>| row.map_or("not measured".to_owned(), |row| row.contender.name());
         println!(
@@ -162,25 +163,4 @@ impl Case {
             ratio(self.ceiling()),
         ])
     }
-}
-
-fn as_markdown(table: &[Vec<String>]) -> String {
-    let line = |cells: &Vec<String>| format!("| {} |\n", cells.join(" | "));
-    let mut text = line(&table[0]);
-    text.extend(["|---", &"|---:".repeat(table[0].len() - 1), "|\n"]);
-    text.extend(table[1..].iter().map(line));
-    text
-}
-
-fn as_text(table: &[Vec<String>]) -> String {
-    let widths: Vec<usize> = (0..table[0].len())
-        .map(|column| table.iter().map(|cells| cells[column].len()).max().unwrap_or(0))
-        .collect();
-    let line = |cells: &Vec<String>| {
-        let padded = cells.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-            if column == 0 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-        });
-        padded.collect::<Vec<_>>().join("  ") + "\n"
-    };
-    table.iter().map(line).collect()
 }

@@ -51,7 +51,7 @@ pub(crate) fn run(name: &str, setting: &Setting<'_>) -> Result<Sample> {
     let told: Value = serde_json::from_slice(&output.stdout)?;
     let number = |key: &str| told[key].as_f64().ok_or_else(|| format!("no `{key}` in {told}"));
     let (wall, cpu) = (number("wall")?, number("cpu")?);
-    Ok(Sample { wall, cpu, peak: told["peak"].as_u64(), disk: 0, note: None })
+    Ok(Sample { peak: told["peak"].as_u64(), ..Sample::timed(wall, cpu) })
 }
 
 /// Does the run and tells the figures.
@@ -66,6 +66,7 @@ pub(crate) fn work(job: &Job) -> Result<()> {
     match job.contender {
         Contender::Ours(way) => way.save(&memory, &old, &job.out, job.sync)?,
         Contender::Plain(way) => way.save(&memory, &job.out, job.sync)?,
+        Contender::Uring(way) => way.save(&memory, &job.out, job.sync)?,
         Contender::Qemu(_) | Contender::Fio(_) => return Err("it has a program of its own".into()),
     }
     let wall = began.elapsed().as_secs_f64();

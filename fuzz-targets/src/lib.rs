@@ -24,16 +24,17 @@ mod stream;
 pub use reader::reader;
 pub use save_load::save_load;
 pub use slicer::slicer;
-pub use stream::{libvirt, stream, tail};
+pub use stream::{libvirt, stream, tail, working_set};
 
 /// What a fuzzer calls with each input.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("stream", stream),
     ("libvirt", libvirt),
     ("tail", tail),
+    ("working_set", working_set),
     ("slicer", slicer),
     ("save_load", save_load),
     ("reader", reader),

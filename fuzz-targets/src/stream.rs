@@ -1,5 +1,6 @@
 //! Decoders on arbitrary bytes.
 
+use mapped_ram::WorkingSet;
 use mapped_ram_format::libvirt::SaveHeader;
 use mapped_ram_format::tail::Tail;
 use mapped_ram_format::{Decoder, decode};
@@ -78,6 +79,24 @@ pub fn tail(data: &[u8]) {
         }
         if let Some(description) = tail.description() {
             assert!(description.end <= data.len());
+        }
+    }
+}
+
+/// The file of a working set, and one with a check that fits made of any bytes: an error, or lists whose pages their blocks have.
+pub fn working_set(data: &[u8]) {
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let check: u64 = data.iter().fold(0xcbf2_9ce4_8422_2325, hash);
+    let forged = [data, &check.to_be_bytes()].concat();
+    for bytes in [data, &forged] {
+        // The list itself, what finds a page that comes twice, and a name.
+        let result = bounded(BASE + PER_BYTE * bytes.len(), || WorkingSet::from_bytes(bytes));
+        for set in result.unwrap_or_default() {
+            assert!(set.order().iter().all(|page| *page < set.pages()));
+            assert_eq!(
+                set.ranges().map(|range| (range.end - range.start) / set.page_size()).sum::<u64>(),
+                set.order().len() as u64
+            );
         }
     }
 }

@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn what_has_no_bytes_is_empty() {
         assert!(Own(0).is_empty() && !Own(1).is_empty());
-        assert!(<&Own>::is_empty(&&Own(0)) && !<&Own>::is_empty(&&Own(1)));
+        assert!(Segment::is_empty(&&Own(0)) && !Segment::is_empty(&&Own(1)));
         assert!((7_usize, 0_usize).is_empty() && !(0_usize, 7_usize).is_empty());
     }
 }

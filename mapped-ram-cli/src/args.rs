@@ -57,6 +57,14 @@ pub(crate) enum Command {
     /// up. After a failure the files made here are removed, and the others are named: no guest may use them.
     #[command(after_help = EXIT_CODES)]
     Restore(RestoreArgs),
+    /// Fill a guest's memory as it touches it, in the guest's own process, over a Unix socket
+    ///
+    /// Firecracker (`mem_backend` of type Uffd) connects to the socket, and so does whoever sends the same message: a JSON array of
+    /// regions and a userfaultfd. The socket has mode 0600; what has its name already is left alone, unless it is a socket that nobody
+    /// listens at. Serves one guest and ends when all its memory is there, or it is gone; with --keep any number. Ended early, it
+    /// leaves guests waiting for their missing pages, and serving them again goes on.
+    #[command(after_help = EXIT_CODES)]
+    Serve(ServeArgs),
     /// Write a file anew: without zero pages and stale bytes, device state and all
     #[command(after_help = EXIT_CODES)]
     Copy(CopyArgs),
@@ -159,7 +167,7 @@ pub(crate) enum ZeroDetection {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Mode {
-    /// What suits --sync: direct for a durable save, else buffered
+    /// What suits --sync: uring or mixed for a durable save, else buffered
     Auto,
     /// Through the page cache
     Buffered,
@@ -167,6 +175,10 @@ pub(crate) enum Mode {
     Direct,
     /// Through the page cache, leaving nothing there, where the kernel can (Linux 6.14)
     Uncached,
+    /// Long runs of pages direct, scattered ones uncached
+    Mixed,
+    /// As mixed, with many writes in flight, where the kernel can (io_uring)
+    Uring,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -264,6 +276,50 @@ pub(crate) struct RestoreArgs {
     pub(crate) direct_io: bool,
     #[command(flatten)]
     pub(crate) read: ReadArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// The socket that guests connect to; it is made here and removed at the end
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// The block that regions' offsets count in [default: all blocks, one behind the other]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) block: Option<OsString>,
+    /// How many threads fill in the background, 1 to 255 [default: the number of cores, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) channels: Option<u8>,
+    /// What to fill beside what is touched
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = FillArg::All)]
+    pub(crate) fill: FillArg,
+    /// The same as --fill none
+    #[arg(long, conflicts_with = "fill")]
+    pub(crate) no_background: bool,
+    /// Read past the page cache (O_DIRECT) in the background, where the file system can
+    #[arg(long)]
+    pub(crate) direct_io: bool,
+    /// Write down here which pages were asked for, in order; with --fill none that is all that the guest used
+    #[arg(long, value_name = "FILE", conflicts_with = "keep")]
+    pub(crate) record: Option<PathBuf>,
+    /// Fill these pages first, in the order of an earlier --record
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prefetch: Option<PathBuf>,
+    /// Serve any number of guests, also at the same time, until interrupted
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// How to sum up what was done
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Stats::Text)]
+    pub(crate) stats: Stats,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FillArg {
+    /// Nothing: memory holds what the guest touched
+    None,
+    /// The rest, from the start on
+    All,
 }
 
 #[derive(Args, Debug)]

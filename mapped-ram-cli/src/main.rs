@@ -10,6 +10,8 @@ mod chunks;
 mod commands;
 mod exit;
 mod files;
+#[cfg(feature = "serve")]
+mod listener;
 mod names;
 mod output;
 mod progress;
@@ -57,6 +59,14 @@ fn run(command: &Command) -> Result<Outcome, Problem> {
         Command::Verify(args) => commands::verify::run(args),
         Command::Extract(args) => commands::extract::run(args),
         Command::Restore(args) => commands::restore::run(args),
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => commands::serve::run(args),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve(_) => Err(Problem::Usage(
+            "this mapped-ram was built without `serve`, which needs libclang to be built: scripts/install-libclang, then cargo install \
+             --path mapped-ram-cli --features serve"
+                .to_owned(),
+        )),
         Command::Copy(args) => commands::copy::run(args),
         Command::Compare(args) => commands::compare::run(args),
     }

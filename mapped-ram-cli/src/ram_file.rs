@@ -1,7 +1,8 @@
 //! A file that holds a guest's RAM, as memory: QEMU's `memory-backend-file`, a memfd under /proc, a raw image.
 //!
-//! The guest may be running, so the mapping is never a Rust slice. If the file is cut while it is saved, the kernel ends
-//! the command with SIGBUS; nothing is left under the output's name then.
+//! The guest may be running, so the mapping is never a Rust slice. If the file is cut while it is saved, that is an error as
+//! a rule; cut in the moment between the check and the look, the kernel ends the command with SIGBUS. Nothing is left under the
+//! output's name either way.
 
 use std::fs::{self, File};
 use std::io;
@@ -50,7 +51,7 @@ impl RamFile {
         // SAFETY: the mapping is readable for its length, and stays so for longer than the block: the block borrows it.
         let block =
             unsafe { RamBlock::from_raw(self.name.as_slice(), self.mapping.as_ptr(), self.mapping.len()) };
-        block.backed_by(Arc::clone(&self.file), 0)
+        block.backed_by(Arc::clone(&self.file), 0).freshly_mapped()
     }
 }
 

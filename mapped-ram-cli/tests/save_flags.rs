@@ -6,12 +6,15 @@ use std::fs;
 
 use support::{PAGE, dir, expect, ram_file, saved, text, used};
 
+/// What the blocks of a file may change by after it was saved, in bytes: a few blocks of extents.
+const BOOKKEEPING: u64 = 64 << 10;
+
 #[test]
 fn every_mode_and_sync_saves_the_same_guest_and_says_so() {
     let dir = dir();
     let (ram, memory) = ram_file(&dir, "ram", &[1, 0, 2, 0, 0, 3].repeat(100));
     let ram = format!("ram0={}", text(&ram));
-    for mode in ["auto", "buffered", "direct", "uncached"] {
+    for mode in ["auto", "buffered", "direct", "uncached", "mixed", "uring"] {
         for sync in ["none", "data", "full"] {
             let out = dir.path().join("guest.mram");
             let arguments =
@@ -23,7 +26,8 @@ fn every_mode_and_sync_saves_the_same_guest_and_says_so() {
             assert_eq!(stats["sync"], sync);
             assert_ne!(stats["mode"], "auto");
             assert_eq!(stats["file_bytes"], fs::metadata(&out).unwrap().len());
-            assert_eq!(stats["disk_bytes"], used(&out));
+            // A file system that allots late, or regroups its extents, changes its own bookkeeping behind the save's back.
+            assert!(stats["disk_bytes"].as_u64().unwrap().abs_diff(used(&out)) <= BOOKKEEPING, "{stats}");
             assert!(
                 stats["seconds"].as_f64().unwrap() > 0.0 && stats["gib_per_second"].as_f64().unwrap() > 0.0
             );

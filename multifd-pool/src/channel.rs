@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::iovec::IoVec;
+use crate::piece::Piece;
 
 /// What carries the I/O of one channel: one call is one system call, as short or interrupted as the system likes.
 /// [`write_all_at`](crate::write_all_at) and [`read_exact_at`](crate::read_exact_at) make whole transfers of them.
@@ -28,6 +29,19 @@ pub trait Channel: Send {
     /// # Safety
     /// Each of `vecs` must be writable for its length until the call returns.
     unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize>;
+
+    /// Writes as much as it likes of `pieces`, many at a time and in any order; says in each how much of it was written, and
+    /// gives the number of system calls it took. When it returns, nothing reads the memory any more.
+    ///
+    /// It is an offer: what is left, and what failed, is written by [`write_at`](Self::write_at) afterwards, which then tells
+    /// the error. The default writes nothing.
+    ///
+    /// # Safety
+    /// Each piece's memory must be readable for its length until the call returns.
+    unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
+        let _ = pieces;
+        0
+    }
 
     /// Asks for room for the `length` bytes from `offset` on, which are about to be written: so that the file system
     /// finds it in one piece, and writes need not wait for each other while it is found. The file's length and what can be
@@ -62,6 +76,11 @@ impl<C: Channel + ?Sized> Channel for Box<C> {
     unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
         // SAFETY: the caller's promise, passed on.
         unsafe { (**self).read_at(vecs, offset) }
+    }
+
+    unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { (**self).write_many(pieces) }
     }
 
     fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {

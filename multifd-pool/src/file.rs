@@ -7,6 +7,9 @@
 //!
 //! An uncached channel goes through the page cache and leaves nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where
 //! the kernel or the file system does not know that, it is a buffered one.
+//!
+//! A mixed channel is a direct one whose short calls are uncached: the page cache gathers many short writes into few requests
+//! to the disk, and does not keep the caller waiting for each.
 
 use std::fs::File;
 use std::io;
@@ -68,6 +71,8 @@ impl Alignment {
 pub struct FileChannel {
     buffered: File,
     direct: Option<(File, Alignment)>,
+    /// Calls with fewer bytes than this are never direct.
+    direct_from: usize,
     /// The flags of buffered calls: 0 or [`RWF_DONTCACHE`].
     flags: libc::c_int,
 }
@@ -78,14 +83,14 @@ const RWF_DONTCACHE: libc::c_int = 0x80;
 impl FileChannel {
     /// Through the page cache.
     pub fn buffered(file: File) -> Self {
-        Self { buffered: file, direct: None, flags: 0 }
+        Self { buffered: file, direct: None, direct_from: 0, flags: 0 }
     }
 
     /// Through the page cache, leaving nothing there; as [`buffered`](Self::buffered) where
     /// [`takes_uncached`](Self::takes_uncached) says no.
     pub fn uncached(file: File) -> Self {
         let flags = if Self::takes_uncached(&file) { RWF_DONTCACHE } else { 0 };
-        Self { buffered: file, direct: None, flags }
+        Self { flags, ..Self::buffered(file) }
     }
 
     /// Whether kernel and file system know uncached calls on `file`, which must be open for reading.
@@ -97,10 +102,37 @@ impl FileChannel {
         unsafe { positional(file, &vec, 0, libc::preadv2, RWF_DONTCACHE) }.is_ok()
     }
 
+    /// Whether the byte at `offset` of `file`, which must be open for reading, can be read without waiting for the disk:
+    /// whether the page cache holds it. Yes where kernel or file system do not say (`RWF_NOWAIT`).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let path = std::env::temp_dir().join(format!("holds_cached-{}", std::process::id()));
+    /// std::fs::write(&path, "just written")?;
+    /// let cached = multifd_pool::FileChannel::holds_cached(&std::fs::File::open(&path)?, 3);
+    /// std::fs::remove_file(&path)?;
+    /// assert!(cached);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn holds_cached(file: &File, offset: u64) -> bool {
+        let mut byte = 0_u8;
+        let vec = [IoVec::new(&raw mut byte, 1)];
+        // SAFETY: `byte` is writable and outlives the call.
+        let read = unsafe { positional(file, &vec, offset, libc::preadv2, libc::RWF_NOWAIT) };
+        !read.is_err_and(|error| error.raw_os_error() == Some(libc::EAGAIN))
+    }
+
     /// Past the page cache where memory and offset are aligned, through it where they are not. Both descriptors are of
     /// the same file; `direct` was opened with `O_DIRECT`, `buffered` without.
     pub fn direct(direct: File, buffered: File, alignment: Alignment) -> Self {
-        Self { buffered, direct: Some((direct, alignment)), flags: 0 }
+        Self { direct: Some((direct, alignment)), ..Self::buffered(buffered) }
+    }
+
+    /// As [`direct`](Self::direct), but calls of fewer than `direct_from` bytes, and what is not aligned, are
+    /// [`uncached`](Self::uncached).
+    pub fn mixed(direct: File, buffered: File, alignment: Alignment, direct_from: usize) -> Self {
+        Self { direct: Some((direct, alignment)), direct_from, ..Self::uncached(buffered) }
     }
 
     /// One call on one of the descriptors, with as much of `vecs` as it takes.
@@ -108,7 +140,11 @@ impl FileChannel {
     /// # Safety
     /// As the system call of `call` asks of `vecs`.
     unsafe fn transfer(&mut self, vecs: &[IoVec], offset: u64, call: SystemCall) -> io::Result<usize> {
-        if let Some((direct, alignment)) = &self.direct {
+        let direct = self.direct.as_ref().filter(|_| {
+            // Nothing to add up where every call may be direct.
+            self.direct_from == 0 || vecs.iter().map(IoVec::len).sum::<usize>() >= self.direct_from
+        });
+        if let Some((direct, alignment)) = direct {
             match route(vecs, offset, *alignment) {
                 Route::Direct(one) => {
                     // SAFETY: a part of `vecs`, see above.
@@ -122,7 +158,7 @@ impl FileChannel {
                 }
                 Route::Buffered(one) => {
                     // SAFETY: a part of `vecs`, see above.
-                    return unsafe { positional(&self.buffered, &[one], offset, call, 0) };
+                    return unsafe { positional(&self.buffered, &[one], offset, call, self.flags) };
                 }
                 Route::All => {
                     // SAFETY: see above.

@@ -59,6 +59,7 @@ mod error;
 mod file;
 #[expect(unsafe_code, reason = "an iovec is a raw pointer that crosses threads")]
 mod iovec;
+mod piece;
 mod pool;
 #[cfg_attr(not(loom), expect(unreachable_pub, reason = "the model checker reaches it"))]
 mod queue;
@@ -68,6 +69,9 @@ mod sync;
 mod transfer;
 #[expect(unsafe_code, reason = "a batch of raw memory")]
 mod transfer_worker;
+#[cfg(feature = "io-uring")]
+#[expect(unsafe_code, reason = "hands raw memory to the kernel and waits for it")]
+mod uring;
 
 pub use builder::Builder;
 pub use cancel::Cancel;
@@ -77,10 +81,13 @@ pub use counters::ChannelCounters;
 pub use error::{Operation, PoolError, SubmitError, TransferError, WorkError};
 pub use file::{Alignment, FileChannel};
 pub use iovec::IoVec;
+pub use piece::Piece;
 pub use pool::{Pool, Worker};
 pub use rate::{RateLimit, RateSchedule};
 pub use transfer::{read_exact_at, write_all_at};
 pub use transfer_worker::{IoBatch, IoWorker};
+#[cfg(feature = "io-uring")]
+pub use uring::UringChannel;
 
 #[cfg(loom)]
 #[doc(hidden)]

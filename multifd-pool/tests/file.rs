@@ -20,13 +20,17 @@ fn files() -> (File, Option<File>) {
     (buffered, direct)
 }
 
-fn channel(buffered: &File, direct: Option<File>) -> FileChannel {
+/// Calls of fewer than `direct_from` bytes are not direct.
+fn channel(buffered: &File, direct: Option<File>, direct_from: usize) -> FileChannel {
     let buffered = buffered.try_clone().unwrap();
     match direct {
         Some(direct) => {
             let alignment = Alignment::of(&direct).unwrap();
             assert!(alignment.memory.is_power_of_two() && alignment.offset.is_power_of_two());
-            FileChannel::direct(direct, buffered, alignment)
+            match direct_from {
+                0 => FileChannel::direct(direct, buffered, alignment),
+                _ => FileChannel::mixed(direct, buffered, alignment, direct_from),
+            }
         }
         None => FileChannel::buffered(buffered),
     }
@@ -36,13 +40,14 @@ proptest! {
     #[test]
     fn any_alignment_reads_back_what_was_written(
         direct in any::<bool>(),
+        direct_from in prop_oneof![Just(0_usize), 1_usize..20_000],
         pieces in prop::collection::vec((0_usize..9000, prop_oneof![0_usize..9000, (0_usize..4).prop_map(|n| n * 4096)]), 1..6),
         offset in prop_oneof![0_u64..9000, (0_u64..4).prop_map(|n| n * 4096)],
         aligned in any::<bool>(),
         byte in 1_u8..255,
     ) {
         let (file, direct_file) = files();
-        let mut channel = channel(&file, direct_file.filter(|_| direct));
+        let mut channel = channel(&file, direct_file.filter(|_| direct), direct_from);
         let mut memory = vec![0_u8; LENGTH + 8192];
         let base = memory.as_ptr().align_offset(4096) + if aligned { 0 } else { 13 };
         for (i, cell) in memory.iter_mut().enumerate() {
@@ -122,6 +127,42 @@ proptest! {
     }
 }
 
+/// As above, two files, so that each call tells which of them it went to.
+#[test]
+fn short_calls_of_a_mixed_channel_are_not_direct() {
+    let new = || tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (direct, buffered) = (new(), new());
+    for file in [&direct, &buffered] {
+        file.set_len(1 << 20).unwrap();
+    }
+    let alignment = Alignment { memory: 1, offset: 1 };
+    let mut channel =
+        FileChannel::mixed(direct.try_clone().unwrap(), buffered.try_clone().unwrap(), alignment, 1000);
+    let memory = vec![7_u8; 1000];
+    let written = |file: &File, length: usize| {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes.iter().all(|byte| *byte == 7)
+    };
+    for pieces in [&[999][..], &[500, 499], &[1000], &[1, 999], &[0, 400, 0, 600]] {
+        let length: usize = pieces.iter().sum();
+        let mut at = 0;
+        let vecs: Vec<IoVec> = pieces
+            .iter()
+            .map(|len| {
+                at += len;
+                IoVec::from_const(memory[at - len..].as_ptr(), *len)
+            })
+            .collect();
+        for file in [&direct, &buffered] {
+            file.write_all_at(&[0; 1000], 0).unwrap();
+        }
+        // SAFETY: `memory` lives until the call returns.
+        assert_eq!(unsafe { channel.write_at(&vecs, 0) }.unwrap(), length);
+        assert_eq!((written(&direct, length), written(&buffered, length)), (length >= 1000, length < 1000));
+    }
+}
+
 #[test]
 fn the_alignment_is_what_the_system_says() {
     let (_, Some(direct)) = files() else { return };
@@ -153,7 +194,7 @@ fn offsets_past_the_largest_are_an_error() {
     let byte = [1_u8];
     let vec = IoVec::from_const(byte.as_ptr(), 1);
     let name: Arc<str> = Arc::from("ram0");
-    let mut channel = channel(&file, None);
+    let mut channel = channel(&file, None, 0);
     // SAFETY: `byte` lives until the call returns.
     let result = unsafe { write_all_at(&mut channel, &name, &[vec], u64::MAX - 10, &Cancel::new()) };
     assert!(result.is_err());
@@ -230,7 +271,7 @@ proptest! {
         let mut channel = if uncached {
             FileChannel::uncached(file.try_clone().unwrap())
         } else {
-            channel(&file, direct)
+            channel(&file, direct, 0)
         };
         for (reserve, offset, length) in steps {
             if reserve {

@@ -32,3 +32,5 @@ mod stale;
 pub use mapping::Mapping;
 pub use options::MapOptions;
 pub use prefetch::Prefetch;
+#[cfg(feature = "userfaultfd")]
+pub(crate) use region::host_page;

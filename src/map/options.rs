@@ -9,10 +9,10 @@ use std::sync::Arc;
 use super::mapping::{About, Mapping};
 use super::prefetch::{Prefetch, Prefetcher};
 use super::region::{Region, host_page};
-use super::stale::{COVERS, Room, plan, stale_runs};
+use super::stale::{COVERS, Data, Present, Room, plan, stale_runs};
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
-use crate::read::Block;
+use crate::read::{BitmapPart, Block};
 use crate::storage::Source;
 
 /// How much of what may have to be wiped is read at a time, in bytes.
@@ -64,6 +64,7 @@ impl MapOptions {
     /// - Pages that do not begin at a multiple of the host's page size in the file, as in libvirt's images or behind
     ///   other offsets: load such a block, or write the file anew.
     /// - A file that was cut since it was opened.
+    /// - A working set that was recorded with a block of another name or length.
     /// - What the system says: too little address space, too many mappings (`vm.max_map_count`), stale pages that
     ///   cannot be read.
     pub fn map(&self, block: &Block) -> Result<Mapping> {
@@ -112,6 +113,7 @@ impl MapOptions {
         map: impl FnOnce(&File, u64, NonZeroUsize) -> io::Result<Region>,
     ) -> Result<Mapping> {
         block.check_held()?;
+        self.prefetch.check(&block.idstr(), block.used_length())?;
         let source = block.source();
         let layout = block.layout();
         let about = About {
@@ -139,11 +141,10 @@ impl MapOptions {
             });
         }
         about.check_length(&**source)?;
-        let present = block.bitmap()?;
         let room =
             Room { pages_offset: about.pages_offset, length: about.length, page_size: about.page_size };
-        let stale = stale_runs(present, room, |offset, end| source.next_data(offset, end))
-            .map_err(|error| about.error("look for holes", error))?;
+        let stale =
+            stale_runs(&mut BitmapPart::new(block), &mut DataOf { source: &**source, about: &about }, room)?;
         let plan = plan(&stale, host_page, COVERS);
 
         let length =
@@ -164,14 +165,41 @@ impl MapOptions {
             region.expect_random_access();
         }
         let region = Arc::new(region);
-        let prefetcher = Prefetcher::begin(
-            self.prefetch.clone(),
-            Arc::clone(&region),
-            Arc::clone(present),
-            about.page_size,
-        )
-        .map_err(|error| about.error("start a thread that brings its pages in", error))?;
+        let prefetcher = match &self.prefetch {
+            Prefetch::Nothing => None,
+            prefetch => {
+                let present = Arc::clone(block.bitmap()?);
+                Prefetcher::begin(prefetch.clone(), Arc::clone(&region), present, about.page_size)
+                    .map(Some)
+                    .map_err(|error| about.error("start a thread that brings its pages in", error))?
+            }
+        };
         Ok(Mapping::new(prefetcher, region, Arc::clone(source), about))
+    }
+}
+
+impl Present for BitmapPart<'_> {
+    fn next(&mut self, present: bool, from: u64, end: u64) -> Result<u64> {
+        BitmapPart::next(self, present, from, end)
+    }
+}
+
+/// Where the file of a block holds data.
+struct DataOf<'a> {
+    source: &'a dyn Source,
+    about: &'a About,
+}
+
+impl Data for DataOf<'_> {
+    fn first(&mut self, offset: u64, end: u64) -> Result<Option<u64>> {
+        self.source.first_data(offset, end).map_err(|error| self.about.error("look for data", error))
+    }
+
+    fn end(&mut self, offset: u64, end: u64) -> Result<u64> {
+        let data = self.source.next_data(offset, end);
+        let data = data.map_err(|error| self.about.error("look for holes", error))?;
+        // Nothing any more, although there was something just now: then it ended here.
+        Ok(data.map_or(offset, |(_, stop)| stop))
     }
 }
 

@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 
 use super::region::Region;
 use crate::bitmap::PageBitmap;
+use crate::error::Result;
+use crate::working_set::WorkingSet;
 
 /// How many bytes are asked for at a time: as much as one read of a restore, and little enough that dropping a mapping does not
 /// wait long.
@@ -25,6 +27,9 @@ pub enum Prefetch {
     /// These pages, by a thread in the background: what [`Mapping::touched`](super::Mapping::touched) said of an earlier
     /// run of the same guest. Pages that the block does not have, or that are absent, are passed over.
     WorkingSet(PageBitmap),
+    /// These pages in this order, by a thread in the background: what a handler of page faults recorded in an earlier run
+    /// (feature `userfaultfd`). Absent pages are passed over.
+    Ordered(WorkingSet),
 }
 
 impl Prefetch {
@@ -32,17 +37,29 @@ impl Prefetch {
     fn pieces<'a>(
         &'a self,
         present: &'a PageBitmap,
+        page_size: u64,
         longest: u64,
     ) -> Box<dyn Iterator<Item = Range<u64>> + 'a> {
         let wanted: Box<dyn Iterator<Item = Range<u64>>> = match self {
             Self::Nothing => return Box::new(std::iter::empty()),
             Self::All => Box::new(present.runs()),
             Self::WorkingSet(pages) => Box::new(pages.runs().flat_map(|run| present.runs_within(run))),
+            Self::Ordered(set) => Box::new(set.ranges().flat_map(move |bytes| {
+                present.runs_within(bytes.start / page_size..bytes.end.div_ceil(page_size))
+            })),
         };
         Box::new(wanted.flat_map(move |run| {
             let step = usize::try_from(longest).unwrap_or(usize::MAX);
             run.clone().step_by(step).map(move |at| at..at.saturating_add(longest).min(run.end))
         }))
+    }
+
+    /// Whether it can be meant for this block.
+    pub(super) fn check(&self, block: &str, length: u64) -> Result<()> {
+        match self {
+            Self::Ordered(set) => set.check_block(block, length),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn reads_ahead(&self) -> bool {
@@ -58,20 +75,17 @@ pub(super) struct Prefetcher {
 }
 
 impl Prefetcher {
-    /// Begins, unless there is nothing to bring in.
+    /// Begins.
     pub(super) fn begin(
         prefetch: Prefetch,
         region: Arc<Region>,
         present: Arc<PageBitmap>,
         page_size: u64,
-    ) -> io::Result<Option<Self>> {
-        if matches!(prefetch, Prefetch::Nothing) {
-            return Ok(None);
-        }
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let work = move || {
-            for pages in prefetch.pieces(&present, (PIECE / page_size).max(1)) {
+            for pages in prefetch.pieces(&present, page_size, (PIECE / page_size).max(1)) {
                 // Nothing is published by the flag; it only has to be seen some time.
                 if stopped.load(Ordering::Relaxed) {
                     break;
@@ -81,7 +95,7 @@ impl Prefetcher {
             Ok(())
         };
         let thread = std::thread::Builder::new().name("mapped-ram-prefetch".into()).spawn(work)?;
-        Ok(Some(Self { stop, thread: Some(thread) }))
+        Ok(Self { stop, thread: Some(thread) })
     }
 
     /// Waits until all is in.
@@ -129,12 +143,16 @@ mod tests {
             let is_wanted = |page| wanted.contains(page);
             let both: Vec<u64> = (0..200).filter(|page| present.contains(*page) && is_wanted(*page)).collect();
             let set = Prefetch::WorkingSet(wanted.clone());
-            let pieces: Vec<_> = set.pieces(&present, longest).collect();
+            let pieces: Vec<_> = set.pieces(&present, 4096, longest).collect();
             prop_assert!(pieces.iter().all(|piece| piece.end - piece.start <= longest));
-            prop_assert_eq!(pieces.into_iter().flatten().collect::<Vec<_>>(), both);
+            prop_assert_eq!(&pieces.into_iter().flatten().collect::<Vec<_>>(), &both);
             let all: Vec<u64> = (0..200).filter(|page| present.contains(*page)).collect();
-            prop_assert_eq!(Prefetch::All.pieces(&present, longest).flatten().collect::<Vec<_>>(), all);
-            prop_assert_eq!(Prefetch::Nothing.pieces(&present, longest).count(), 0);
+            prop_assert_eq!(Prefetch::All.pieces(&present, 4096, longest).flatten().collect::<Vec<_>>(), all);
+            let backwards: Vec<u64> = (0..250).rev().filter(|page| is_wanted(*page)).collect();
+            let in_order: Vec<u64> = both.iter().rev().copied().collect();
+            let set = Prefetch::Ordered(WorkingSet::new("a", 4096, 250, backwards).unwrap());
+            prop_assert_eq!(set.pieces(&present, 4096, longest).flatten().collect::<Vec<_>>(), in_order);
+            prop_assert_eq!(Prefetch::Nothing.pieces(&present, 4096, longest).count(), 0);
         }
     }
 }

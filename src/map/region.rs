@@ -40,7 +40,7 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 /// The size of the host's pages, in bytes.
-pub(super) fn host_page() -> u64 {
+pub(crate) fn host_page() -> u64 {
     // SAFETY: asks for a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).expect("every Linux knows its page size")

@@ -1,9 +1,8 @@
 //! Which parts of a block's room in the file must not show, and how each is hidden. No memory is touched here.
 
-use std::io;
 use std::ops::Range;
 
-use crate::bitmap::PageBitmap;
+use crate::error::Result;
 
 /// How many stretches of one block are covered by mappings of their own. Each splits its neighbours, so a block takes at most
 /// twice as many and one more of the 65530 mappings that a process may have (`vm.max_map_count`): room for fourteen such
@@ -27,40 +26,58 @@ pub(super) struct Plan {
     pub(super) wipe: Vec<Range<u64>>,
 }
 
-/// The runs of bytes whose pages are clear in `present` although `next_data`, as [`Source::next_data`], finds data in their
-/// room: in order, each as long as it can be.
+/// Which pages of a block are present, as far as it is asked.
+pub(super) trait Present {
+    /// The first page from `from` on that is present, or absent if `present` is false; `end` if there is none before it.
+    fn next(&mut self, present: bool, from: u64, end: u64) -> Result<u64>;
+}
+
+/// Where a block's file holds data: offsets in bytes of the file.
+pub(super) trait Data {
+    /// [`Source::first_data`](crate::storage::Source::first_data).
+    fn first(&mut self, offset: u64, end: u64) -> Result<Option<u64>>;
+
+    /// Where the data ends that begins at `offset`, at most `end`.
+    fn end(&mut self, offset: u64, end: u64) -> Result<u64>;
+}
+
+/// The runs of bytes whose pages are absent although there is data in their room: in order, each as long as it can be.
 ///
-/// [`Source::next_data`]: crate::storage::Source::next_data
+/// A hole is never stale, so the bitmap is only asked about where there is data; and where pages are present nobody cares
+/// where the data ends. Of a file without stale pages that is one question about data, and a look at the bitmap, for each
+/// run of present pages.
 pub(super) fn stale_runs(
-    present: &PageBitmap,
+    present: &mut impl Present,
+    data: &mut impl Data,
     room: Room,
-    mut next_data: impl FnMut(u64, u64) -> io::Result<Option<(u64, u64)>>,
-) -> io::Result<Vec<Range<u64>>> {
+) -> Result<Vec<Range<u64>>> {
     let Room { pages_offset, length, page_size } = room;
     let end = pages_offset + length;
+    let pages = length / page_size;
     let mut runs: Vec<Range<u64>> = Vec::new();
     let mut push = |run: Range<u64>| {
         let run = run.start * page_size..run.end * page_size;
         match runs.last_mut() {
-            _ if run.is_empty() => {}
             Some(last) if last.end == run.start => last.end = run.end,
             _ => runs.push(run),
         }
     };
-    let mut at = pages_offset;
-    let mut looked_at = 0;
-    while let Some((start, stop)) = next_data(at, end)? {
+    // All below this page is decided.
+    let mut at = 0;
+    while at < pages {
+        let Some(start) = data.first(pages_offset + at * page_size, end)? else { break };
         // Data may begin and end inside a page; two stretches of data may share one.
-        let mut page = ((start - pages_offset) / page_size).max(looked_at);
-        looked_at = (stop - pages_offset).div_ceil(page_size).max(page);
-        for run in present.runs_within(page..looked_at) {
-            push(page..run.start);
-            page = run.end;
+        let page = ((start.max(pages_offset) - pages_offset) / page_size).max(at);
+        at = present.next(false, page, pages)?;
+        if at > page {
+            continue;
         }
-        push(page..looked_at);
-        at = stop.max(at + 1);
-        if at >= end {
-            break;
+        let stop = data.end(start, end)?;
+        let stop = (stop.max(pages_offset) - pages_offset).div_ceil(page_size).clamp(page + 1, pages);
+        while at < stop {
+            let clear = at..present.next(true, at, stop)?;
+            at = present.next(false, clear.end, stop)?;
+            push(clear);
         }
     }
     Ok(runs)
@@ -99,12 +116,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bitmap::PageBitmap;
 
-    /// For each byte of a small file whether it is data, and the answer of `lseek`.
-    fn next_data(data: &[bool], offset: u64, end: u64) -> Option<(u64, u64)> {
-        let start = (offset..end).find(|at| data[usize::try_from(*at).unwrap()])?;
-        let stop = (start..end).find(|at| !data[usize::try_from(*at).unwrap()]).unwrap_or(end);
-        Some((start, stop))
+    impl Present for PageBitmap {
+        fn next(&mut self, present: bool, from: u64, end: u64) -> Result<u64> {
+            Ok((from..end).find(|page| self.contains(*page) == present).unwrap_or(end))
+        }
+    }
+
+    /// For each byte of a small file whether it is data; and how often that was asked.
+    struct Bytes {
+        is_data: Vec<bool>,
+        questions: usize,
+    }
+
+    impl Bytes {
+        fn find(&mut self, is_data: bool, offset: u64, end: u64) -> Option<u64> {
+            self.questions += 1;
+            (offset..end).find(|at| self.is_data[usize::try_from(*at).unwrap()] == is_data)
+        }
+    }
+
+    impl Data for Bytes {
+        fn first(&mut self, offset: u64, end: u64) -> Result<Option<u64>> {
+            Ok(self.find(true, offset, end))
+        }
+
+        fn end(&mut self, offset: u64, end: u64) -> Result<u64> {
+            Ok(self.find(false, offset, end).unwrap_or(end))
+        }
     }
 
     fn is_in(runs: &[Range<u64>], at: u64) -> bool {
@@ -127,7 +167,12 @@ mod tests {
             // The file system knows holes in blocks of four bytes.
             let data: Vec<bool> = holes.iter().flat_map(|data| [*data; 4]).collect();
             let room = Room { pages_offset, length, page_size };
-            let stale = stale_runs(&present, room, |offset, end| Ok(next_data(&data, offset, end))).unwrap();
+            let mut file = Bytes { is_data: data.clone(), questions: 0 };
+            let stale = stale_runs(&mut present, &mut file, room).unwrap();
+            // Not more than two for each end of a stretch of data or of present pages.
+            let changes = data.windows(2).filter(|pair| pair[0] != pair[1]).count()
+                + pages.windows(2).filter(|pair| pair[0] != pair[1]).count();
+            prop_assert!(file.questions <= 2 * changes + 3, "{} questions", file.questions);
             for at in 0..length {
                 let page = at / page_size;
                 let room = (page * page_size..(page + 1) * page_size).map(|at| usize::try_from(pages_offset + at).unwrap());

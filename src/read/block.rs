@@ -176,7 +176,32 @@ impl Block {
         Ok(())
     }
 
-    fn read_bitmap(&self) -> Result<PageBitmap> {
+    /// The bitmap, if [`bitmap`](Self::bitmap) has read it already.
+    pub(super) fn bitmap_if_read(&self) -> Option<&Arc<PageBitmap>> {
+        self.bitmap.get()
+    }
+
+    /// Lets the system bring the bitmap in, without waiting for it, if it is at least `least` bytes long.
+    pub(super) fn ask_for_bitmap(&self, least: u64) {
+        let length = self.layout().bitmap_len(self.encoding.word);
+        if length >= least {
+            self.shared.source.ask_for(self.layout().bitmap_offset(), length);
+        }
+    }
+
+    /// Reads the bitmap's words from number `first` on, by way of `bytes`; they are all inside the bitmap.
+    pub(super) fn read_bitmap_words(&self, first: u64, words: &mut [u64], bytes: &mut Vec<u8>) -> Result<()> {
+        self.check_bitmap()?;
+        let skip = first * 8;
+        let length = (to_u64(words.len()) * 8).min(self.layout().bitmap_len(self.encoding.word) - skip);
+        bytes.resize(to_usize(length), 0);
+        self.shared.read_exactly(self.layout().bitmap_offset() + skip, bytes)?;
+        self.encoding.decode(bytes, words);
+        Ok(())
+    }
+
+    /// Whether there is a bitmap to read, and room for it in the file.
+    fn check_bitmap(&self) -> Result<()> {
         self.check_held()?;
         if !self.layout().has_room_for(self.encoding.word) {
             return Err(Error::Unsupported {
@@ -188,6 +213,11 @@ impl Block {
                 ),
             });
         }
+        Ok(())
+    }
+
+    fn read_bitmap(&self) -> Result<PageBitmap> {
+        self.check_bitmap()?;
         let pages = self.pages();
         let count = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
         let Some(mut words) = try_zeroed(count) else {

@@ -10,7 +10,7 @@ use crate::error::Result;
 pub(super) const CHUNK: u64 = 4 << 20;
 
 /// Channels unless asked otherwise: one for each core, but more than a few only wait for the same disk.
-pub(super) fn default_channels() -> usize {
+pub(crate) fn default_channels() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 8))
 }
 

@@ -9,13 +9,17 @@ mod chunks;
 #[expect(unsafe_code, reason = "memory that others may see is filled through raw pointers")]
 mod load;
 mod options;
+mod part;
 mod reader;
 mod tail;
 mod verify;
 
 pub use block::Block;
-pub use load::{Destination, LoadOptions, LoadReport, LoadTarget};
+#[cfg(feature = "userfaultfd")]
+pub(crate) use chunks::default_channels;
+pub use load::{Destination, LoadOptions, LoadReport, LoadState, LoadTarget, LoadedBlock};
 pub use options::ReaderOptions;
+pub(crate) use part::BitmapPart;
 pub use reader::Reader;
 pub use tail::DeviceState;
 pub use verify::{BlockReport, Problem, VerifyOptions, VerifyReport};

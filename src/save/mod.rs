@@ -1,7 +1,8 @@
 //! Saving a guest's RAM: options, the writer, and what runs in its channels.
 //!
 //! ```text
-//!   SaveOptions --create--> Writer --write_all / write_pages / write_from--> channels (zero scan, slicing, pwritev)
+//!   SaveOptions --create--> Writer --write_all / write_pages / write_from--> rounds of regions, in channels:
+//!                             |               zero scan, slicing, old bytes cleared, room reserved, pwritev
 //!                             |
 //!                           finish: bitmaps -> tail -> fsync -> name (or, in place, the magic -> fsync)
 //! ```
@@ -9,14 +10,19 @@
 //! A page's bit is set only after its bytes were accepted by the system, and a bitmap is written only after all pages
 //! are; so whatever point a save is interrupted at, no bit speaks of a page that is not there.
 
+mod frame;
+mod mode;
 mod options;
 mod plan;
 mod policy;
+#[expect(unsafe_code, reason = "asks the kernel for page tables")]
+mod populate;
 mod report;
+#[expect(unsafe_code, reason = "hands raw pointers to the channels and waits for them")]
+mod round;
 mod tail;
 #[expect(unsafe_code, reason = "memory that a guest may be writing is read through raw pointers")]
 mod worker;
-#[expect(unsafe_code, reason = "hands raw pointers to the channels and waits for them")]
 mod writer;
 
 pub use options::SaveOptions;

@@ -17,7 +17,8 @@ pub struct SaveReport {
     pub guest_bytes: u64,
     /// Where the stream ends in the file, in bytes.
     pub file_length: u64,
-    /// How much room the file takes on its file system, in bytes; `None` where that is not known.
+    /// How much room the file takes on its file system, in bytes, as that tells when the save ends: it may still regroup
+    /// its own bookkeeping by some blocks, most of all after a save that is not synced. `None` where it is not known.
     pub disk_bytes: Option<u64>,
     /// How the channels wrote: never [`IoMode::Auto`], and [`IoMode::Buffered`] where the file system has not what was asked
     /// for.

@@ -12,8 +12,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
-use multifd_pool::{Channel, ChannelContext, IoVec, RateLimit, WorkError, Worker};
+use multifd_pool::{Channel, ChannelContext, IoVec, Piece, RateLimit, WorkError, Worker};
 
+use super::populate::populate;
 use crate::bitmap::{PageBitmap, SharedBitmap};
 use crate::convert::{to_u64, to_usize};
 use crate::zero::Detector;
@@ -24,6 +25,8 @@ pub(crate) struct BlockState {
     /// The name, as errors show it.
     pub(crate) name: Arc<str>,
     pub(crate) pages_offset: u64,
+    /// Whether the page tables of its memory are still to be filled.
+    pub(crate) is_fresh: bool,
     pub(crate) present: SharedBitmap,
     /// Which pages were dealt with at all; only where the others hold old bytes, which must go.
     pub(crate) seen: Option<SharedBitmap>,
@@ -84,6 +87,8 @@ pub(crate) struct SaveWorker {
     words: Vec<u64>,
     /// Which pages of the run were dealt with: all of them, in the form that the bitmap takes.
     looked_at: Vec<u64>,
+    /// What of the run at hand is written, in the pieces that the slicer makes.
+    pieces: Vec<Piece>,
 }
 
 impl SaveWorker {
@@ -94,7 +99,7 @@ impl SaveWorker {
             None => manner.chunk,
         };
         let limits = Limits::new(page_size).max_bytes(most);
-        Self { channel, manner, limits, words: Vec::new(), looked_at: Vec::new() }
+        Self { channel, manner, limits, words: Vec::new(), looked_at: Vec::new(), pieces: Vec::new() }
     }
 
     /// Scans and writes the pages `run` of `block`, which stand in memory from `start` on.
@@ -109,7 +114,14 @@ impl SaveWorker {
         context: &mut ChannelContext<'_>,
     ) -> Result<(), WorkError> {
         let pages = run.end - run.start;
+        if block.is_fresh {
+            let length = to_usize(pages * self.manner.page_size);
+            // SAFETY: readable for the run's length by this function's contract.
+            unsafe { populate(&block.name, run.start * self.manner.page_size, start, length) }
+                .map_err(|error| WorkError::Other(Box::new(error)))?;
+        }
         fill_ones(&mut self.looked_at, pages);
+        self.pieces.clear();
         match &self.manner.detector {
             Some(detector) => {
                 self.words.clear();
@@ -130,16 +142,21 @@ impl SaveWorker {
         make_room(&self.manner, &mut *self.channel, (&block.name, offset), runs.clone(), pages, context)?;
         for write in slice_pages(&piece, &self.limits, runs) {
             let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
-            let length = to_usize(write.len);
+            let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), to_usize(write.len));
+            self.pieces.push(Piece::new(vec, write.offset));
             if let Some(rate) = &self.manner.rate
                 && !rate.wait(write.len, || context.is_stopped())
             {
                 return Err(WorkError::Cancelled);
             }
-            let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), length);
-            // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
-            unsafe { context.write_all(&mut *self.channel, &block.name, &[vec], write.offset) }?;
+            if self.manner.rate.is_some() {
+                // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
+                unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
+                self.pieces.clear();
+            }
         }
+        // SAFETY: as above.
+        unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
 
         block.present.record(run.start, &self.looked_at, &self.words);
         if let Some(seen) = &block.seen {
@@ -159,18 +176,23 @@ fn make_room(
     manner: &Manner,
     channel: &mut dyn Channel,
     (block, offset): (&Arc<str>, u64),
-    runs: impl Iterator<Item = Range<u64>>,
+    runs: impl Iterator<Item = Range<u64>> + Clone,
     pages: u64,
     context: &mut ChannelContext<'_>,
 ) -> Result<(), WorkError> {
     let page_size = manner.page_size;
     let mut cleared = 0;
+    if manner.clears && 2 * runs.clone().map(|run| run.end - run.start).sum::<u64>() < pages {
+        // Mostly zeros: one call for all of it is quicker than one for each gap, and what is not zero gets new room.
+        context.clear(channel, block, offset, pages * page_size)?;
+        cleared = pages;
+    }
     for run in runs.chain(std::iter::once(pages..pages)) {
         if manner.clears && cleared < run.start {
             let length = (run.start - cleared) * page_size;
             context.clear(channel, block, offset + cleared * page_size, length)?;
         }
-        cleared = run.end;
+        cleared = cleared.max(run.end);
         let length = (run.end - run.start) * page_size;
         // Where the flow is to be smooth, a call that takes a while (a tmpfs clears what it reserves) only makes it jerky.
         if length >= RESERVE_FROM && manner.rate.is_none() {

@@ -1,35 +1,33 @@
 //! The order of a save: head, pages, bitmaps, tail, sync, name.
 //!
-//! The writer decides when what is written; where to is the storage's business, how to scan and cut the worker's.
+//! The writer decides when what is written. What it is made of: rounds of pages (`round`), all that is no page (`frame`),
+//! the choice of the mode (`mode`). Where to is the storage's business, how to scan and cut the worker's.
 //!
 //! Every method returns only when no channel touches the caller's memory any more, also when it fails or panics.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mapped_ram_format::bitmap::BitmapEncoding;
-use mapped_ram_format::{INCOMPLETE_MAGIC, Layout};
+use mapped_ram_format::Layout;
 use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 
+use super::mode::pick_mode;
 use super::options::SaveOptions;
-use super::plan::{chunk, chunks, plan, region_pages};
+use super::plan::{chunk, plan};
 use super::policy::SyncMode;
 use super::report::SaveReport;
+use super::round::Part;
 use super::tail::Tail;
 use super::worker::{BlockState, Manner, SaveBatch, SaveWorker};
 use crate::bitmap::{PageBitmap, SharedBitmap};
-use crate::convert::{to_u64, to_usize};
+use crate::convert::to_u64;
 use crate::error::{Error, Result};
-use crate::progress::{Callback, Meter};
+use crate::progress::Callback;
 use crate::ram_block::{Place, RamBlock};
 use crate::storage::{IoMode, Storage};
-use crate::touched::{Memory, Method, Touched};
-use crate::transfer::{clear_range, write_slice};
+use crate::touched::Method;
+use crate::transfer::write_slice;
 use crate::zero::Detector;
-
-/// How many bitmap words are encoded and written at a time: 64 KiB, which covers 2 GiB of 4 KiB pages.
-const BITMAP_WINDOW: usize = 8 << 10;
 
 /// Saves RAM blocks into one mapped-ram stream. Made by [`SaveOptions::create`] and its relatives.
 ///
@@ -64,26 +62,26 @@ const BITMAP_WINDOW: usize = 8 << 10;
 /// ```
 pub struct Writer<'a> {
     /// Before the storage, so that no channel is left when that is dropped.
-    pool: Pool<SaveBatch>,
-    storage: Box<dyn Storage>,
+    pub(super) pool: Pool<SaveBatch>,
+    pub(super) storage: Box<dyn Storage>,
     /// For all that is no page: head, bitmaps, tail.
-    channel: Box<dyn Channel>,
-    file: String,
-    layout: Layout,
-    blocks: Vec<Arc<BlockState>>,
-    memory: Vec<RamBlock<'a>>,
-    magic: Vec<u8>,
-    cancel: Cancel,
-    progress: Callback<'a>,
+    pub(super) channel: Box<dyn Channel>,
+    pub(super) file: String,
+    pub(super) layout: Layout,
+    pub(super) blocks: Vec<Arc<BlockState>>,
+    pub(super) memory: Vec<RamBlock<'a>>,
+    pub(super) magic: Vec<u8>,
+    pub(super) cancel: Cancel,
+    pub(super) progress: Callback<'a>,
     io_mode: IoMode,
     sync: SyncMode,
     /// `None` when everything is looked at, touched or not.
-    touched: Option<Method>,
-    untouched_pages: u64,
-    notes: Vec<String>,
+    pub(super) touched: Option<Method>,
+    pub(super) untouched_pages: u64,
+    pub(super) notes: Vec<String>,
     started: Instant,
     /// An operation failed: what the file holds is not known any more.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 impl std::fmt::Debug for Writer<'_> {
@@ -132,11 +130,13 @@ impl<'a> Writer<'a> {
         let blocks = layout
             .blocks()
             .iter()
-            .map(|block| {
+            .zip(&memory)
+            .map(|(block, memory)| {
                 let pages = if block.is_left_out() { 0 } else { block.pages() };
                 Arc::new(BlockState {
                     name: Arc::from(block.idstr()),
                     pages_offset: block.pages_offset(),
+                    is_fresh: memory.is_fresh,
                     present: SharedBitmap::new(pages),
                     seen: storage.holds_old_bytes().then(|| SharedBitmap::new(pages)),
                 })
@@ -300,88 +300,6 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn write_head(&mut self) -> Result<()> {
-        let start = self.layout.stream_offset();
-        let label: Arc<str> = Arc::from("head");
-        if self.storage.is_in_place() && !self.storage.holds_old_bytes() {
-            // First of all, what stood there must not be taken for a whole stream any more.
-            self.write_bytes(&label, &INCOMPLETE_MAGIC, start)?;
-            self.storage
-                .set_len(start + to_u64(INCOMPLETE_MAGIC.len()))
-                .and_then(|()| self.storage.sync())
-                .map_err(|source| Error::io(&self.file, "mark the stream as unfinished", source))?;
-        }
-        self.prepare()?;
-        for mut piece in self.layout.pieces() {
-            if piece.offset == start && self.storage.is_in_place() {
-                let rest = piece.bytes.split_off(INCOMPLETE_MAGIC.len());
-                self.magic = std::mem::replace(&mut piece.bytes, rest);
-                piece.offset += to_u64(INCOMPLETE_MAGIC.len());
-            }
-            self.write_bytes(&label, &piece.bytes, piece.offset)?;
-        }
-        Ok(())
-    }
-
-    fn prepare(&mut self) -> Result<()> {
-        let held = self.layout.blocks().iter().filter(|block| !block.is_left_out());
-        let pages: Vec<Range<u64>> = held.map(|block| block.pages_offset()..block.end()).collect();
-        match self.storage.prepare(self.layout.tail_offset(), &pages) {
-            // A limit on the length of files is told by the write that passes it, with block and offset.
-            Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => Ok(()),
-            other => other.map_err(|source| Error::io(&self.file, "make the file ready", source)),
-        }
-    }
-
-    /// Clears the room of pages that were never dealt with, where it holds old bytes.
-    fn clear_unseen(&mut self) -> Result<()> {
-        let page_size = self.layout.page_size();
-        for (block, layout) in self.blocks.iter().zip(self.layout.blocks()) {
-            let Some(seen) = block.seen.as_ref().filter(|_| !layout.is_left_out()) else { continue };
-            for run in iov_slicer::page_runs(seen.words(), layout.pages()).clear() {
-                let offset = block.pages_offset + run.start * page_size;
-                clear_range(&mut *self.channel, &block.name, offset, (run.end - run.start) * page_size)
-                    .map_err(|error| Error::work(&self.file, error))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_bitmaps(&mut self) -> Result<()> {
-        let mut words = Vec::with_capacity(BITMAP_WINDOW);
-        let mut bytes = Vec::new();
-        for index in 0..self.blocks.len() {
-            let block = Arc::clone(&self.blocks[index]);
-            let mut offset = self.layout.blocks()[index].bitmap_offset();
-            for window in block.present.words().chunks(BITMAP_WINDOW) {
-                words.clear();
-                words.extend(window.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)));
-                bytes.clear();
-                bytes.resize(words.len() * 8, 0);
-                BitmapEncoding::NATIVE.encode(&words, &mut bytes);
-                // A file's bytes are zero until written: an empty stretch of the bitmap stays a hole.
-                if words.iter().any(|word| *word != 0) {
-                    self.write_bytes(&block.name, &bytes, offset)?;
-                }
-                offset += to_u64(bytes.len());
-            }
-        }
-        Ok(())
-    }
-
-    fn write_tail(&mut self, tail: &Tail) -> Result<u64> {
-        let start = self.layout.tail_offset();
-        let label: Arc<str> = Arc::from("tail");
-        let layout = self.layout.clone();
-        let length = tail.pour(&layout, |at, bytes| self.write_bytes(&label, bytes, start + at))?;
-        Ok(start + length)
-    }
-
-    fn write_bytes(&mut self, what: &Arc<str>, bytes: &[u8], offset: u64) -> Result<()> {
-        write_slice(&mut *self.channel, what, bytes, offset, &self.cancel)
-            .map_err(|error| Error::work(&self.file, error))
-    }
-
     fn block_layout(&self, index: usize) -> Result<&mapped_ram_format::BlockLayout> {
         let blocks = self.layout.blocks();
         blocks.get(index).ok_or_else(|| {
@@ -389,7 +307,7 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn check_usable(&self) -> Result<()> {
+    pub(super) fn check_usable(&self) -> Result<()> {
         if self.failed {
             return Err(Error::Usage(format!("{}: an earlier write failed; begin the save anew", self.file)));
         }
@@ -401,138 +319,5 @@ impl<'a> Writer<'a> {
             return Err(Error::Cancelled { file: self.file.clone() });
         }
         Ok(())
-    }
-
-    /// Sends all chunks of `parts` through the channels and waits until none is left.
-    fn write_parts(&mut self, parts: &[Part<'_>]) -> Result<()> {
-        self.check_usable()?;
-        let written = self.send_parts(parts);
-        self.failed = written.is_err();
-        written
-    }
-
-    fn send_parts(&mut self, parts: &[Part<'_>]) -> Result<()> {
-        let page_size = self.layout.page_size();
-        let total = parts.iter().map(Part::pages).sum::<u64>() * page_size;
-        let region = region_pages(page_size, total, to_u64(self.pool.channels()));
-        let mut meter = Meter::new(&mut self.progress, total, page_size, || self.pool.counters());
-        // Whatever happens below, a panic of the callback included, no channel reads the memory after this function.
-        let guard = SyncOnDrop(&self.pool);
-        for part in parts {
-            let block = &self.blocks[part.index];
-            let mut at = part.pages.start;
-            for stretch in part.stretches(&self.memory, page_size, self.touched) {
-                // Where old bytes stand in their room, `finish` clears them: these pages were not seen.
-                block.present.clear_words(at..stretch.start);
-                self.untouched_pages += stretch.start - at;
-                meter.skip((stretch.start - at) * page_size);
-                at = stretch.end;
-                for pages in chunks(stretch, region) {
-                    let skip = to_usize((pages.start - part.pages.start) * page_size);
-                    // SAFETY: the range is inside the part's memory: a block's (readable for as long as the writer lives)
-                    // or the slice that `write_from` borrowed; the bitmap is borrowed as well. All outlive this function,
-                    // and `guard` does not let it end before the pool has synced.
-                    let batch = unsafe {
-                        SaveBatch::new(
-                            Arc::clone(block),
-                            part.start.wrapping_add(skip),
-                            pages,
-                            part.selection,
-                        )
-                    };
-                    if let Err(refused) = guard.0.submit(batch) {
-                        return Err(Error::pool(&self.file, refused.error));
-                    }
-                    meter.tell(|| self.pool.counters());
-                }
-            }
-        }
-        self.pool.sync().map_err(|error| Error::pool(&self.file, error))?;
-        meter.tell(|| self.pool.counters());
-        Ok(())
-    }
-}
-
-/// The mode that the channels get, and what is to be said of it.
-fn pick_mode(
-    options: &SaveOptions<'_>,
-    storage: &dyn Storage,
-    memory: &[RamBlock<'_>],
-) -> (IoMode, Vec<String>) {
-    /// What file systems ask of the memory for direct I/O, in bytes: no disk in use has larger blocks.
-    const DIRECT_ALIGNMENT: usize = 4096;
-    let mut notes = Vec::new();
-    let wanted = match options.io_mode {
-        IoMode::Auto if options.sync == SyncMode::None => IoMode::Buffered,
-        IoMode::Auto => {
-            let is_aligned = |block: &RamBlock<'_>| match block.place {
-                Place::Here(start) => start.addr().is_multiple_of(DIRECT_ALIGNMENT),
-                Place::Detached | Place::LeftOut => true,
-            };
-            let is_large = options.page_size.is_multiple_of(DIRECT_ALIGNMENT as u64);
-            if is_large && memory.iter().all(is_aligned) { IoMode::Direct } else { IoMode::Uncached }
-        }
-        other => other,
-    };
-    let mut got = storage.effective_mode(wanted);
-    if got != wanted {
-        // Next best for a durable save: what does not fill the page cache with what nobody will read.
-        if wanted == IoMode::Direct && options.io_mode == IoMode::Auto {
-            got = storage.effective_mode(IoMode::Uncached);
-        }
-        notes.push(format!("the file system or kernel has no {wanted} writes here; wrote {got}"));
-    } else if options.io_mode == IoMode::Auto {
-        notes.push(format!("wrote {got}, which suits a save with --sync {}", options.sync));
-    }
-    (got, notes)
-}
-
-/// Pages that are to be written, and where they are.
-struct Part<'p> {
-    index: usize,
-    /// Where page `pages.start` is in memory.
-    start: *const u8,
-    pages: Range<u64>,
-    selection: Option<&'p PageBitmap>,
-    /// Whether it is the block's own memory, of which may be known what was touched.
-    is_memory: bool,
-}
-
-impl Part<'_> {
-    /// What of the part has to be looked at, in order; then, empty, its end.
-    fn stretches<'s>(
-        &self,
-        memory: &'s [RamBlock<'_>],
-        page_size: u64,
-        touched: Option<Method>,
-    ) -> Box<dyn Iterator<Item = Range<u64>> + 's> {
-        let end = self.pages.end;
-        match touched {
-            Some(method) if self.is_memory && self.selection.is_none() => {
-                let memory = Memory {
-                    start: self.start,
-                    length: (end - self.pages.start) * page_size,
-                    page_size,
-                    backing: memory[self.index].backing.as_ref(),
-                    method,
-                };
-                Box::new(Touched::of(&memory).chain(std::iter::once(end..end)))
-            }
-            _ => Box::new(std::iter::once(self.pages.clone())),
-        }
-    }
-
-    /// How many pages are meant.
-    fn pages(&self) -> u64 {
-        self.selection.map_or(self.pages.end - self.pages.start, PageBitmap::count)
-    }
-}
-
-struct SyncOnDrop<'p>(&'p Pool<SaveBatch>);
-
-impl Drop for SyncOnDrop<'_> {
-    fn drop(&mut self) {
-        // The error, if any, was or will be returned by the call that failed; here only the waiting counts.
-        let _ = self.0.sync();
     }
 }

@@ -35,8 +35,9 @@ pub use source::FileSource;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IoMode {
-    /// What suits the work: a save that is to be durable goes past the page cache if the guest's memory is aligned for
-    /// that, one that is not goes through it; reading goes through it.
+    /// What suits the work: [`Uring`](Self::Uring), or [`Mixed`](Self::Mixed) without it, for a save that is to be durable, if
+    /// the guest's memory is aligned for that; a load goes past the page cache unless most of the file is there; all else
+    /// goes through it.
     #[default]
     Auto,
     /// Through the page cache.
@@ -47,16 +48,24 @@ pub enum IoMode {
     /// Through the page cache, leaving nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where kernel or file system
     /// do not know that, as [`Buffered`](Self::Buffered).
     Uncached,
+    /// Long calls, of half a MiB or more, as [`Direct`](Self::Direct), short ones as [`Uncached`](Self::Uncached): the disk
+    /// takes scattered pages faster when the page cache gathers them.
+    Mixed,
+    /// As [`Mixed`](Self::Mixed), with many long writes in flight at a time: io_uring. It takes the feature `io-uring` and a
+    /// kernel that lets the process have it; else it is [`Mixed`](Self::Mixed).
+    Uring,
 }
 
 impl IoMode {
-    /// A short name in lower case: `auto`, `buffered`, `direct` or `uncached`.
+    /// A short name in lower case: `auto`, `buffered`, `direct`, `uncached`, `mixed` or `uring`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Buffered => "buffered",
             Self::Direct => "direct",
             Self::Uncached => "uncached",
+            Self::Mixed => "mixed",
+            Self::Uring => "uring",
         }
     }
 }
@@ -178,6 +187,21 @@ pub trait Source: Send + Sync {
     /// What `lseek(2)` with `SEEK_DATA` says.
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
         Ok((offset < end).then_some((offset, end)))
+    }
+
+    /// Where the first data at `offset` or behind it begins, before `end`: the start of what
+    /// [`next_data`](Self::next_data) says, for less work where its end is not asked for.
+    ///
+    /// # Errors
+    /// As there.
+    fn first_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
+        Ok(self.next_data(offset, end)?.map(|(start, _)| start))
+    }
+
+    /// Says that much of the `length` bytes from `offset` on will be read soon, in small pieces: a source that has to fetch
+    /// them may begin now. Returns without waiting for them. Nothing unless a source knows better.
+    fn ask_for(&self, offset: u64, length: u64) {
+        let _ = (offset, length);
     }
 
     /// The file behind the source, open for reading, if there is one: what a block is mapped from.

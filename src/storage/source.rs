@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use multifd_pool::Channel;
+use multifd_pool::{Channel, FileChannel};
 use nix::errno::Errno;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{Whence, lseek};
 
 use super::{IoMode, Source, open};
@@ -76,22 +77,42 @@ impl Source for FileSource {
     }
 
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+        let Some(start) = self.first_data(offset, end)? else { return Ok(None) };
+        let stop = match lseek(&self.file, start.cast_signed(), Whence::SeekHole) {
+            Ok(stop) => stop.cast_unsigned(),
+            // As below.
+            Err(Errno::EINVAL) => end,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Some((start, stop.min(end))))
+    }
+
+    fn first_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
         if offset >= end {
             return Ok(None);
         }
         let Ok(from) = i64::try_from(offset) else { return Ok(None) };
-        let start = match lseek(&self.file, from, Whence::SeekData) {
-            Ok(start) => start,
-            Err(Errno::ENXIO) => return Ok(None),
+        match lseek(&self.file, from, Whence::SeekData) {
+            Ok(start) => Ok(Some(start.cast_unsigned()).filter(|start| *start < end)),
+            Err(Errno::ENXIO) => Ok(None),
             // A file system that knows no holes: all is data.
-            Err(Errno::EINVAL) => return Ok(Some((offset, end))),
-            Err(error) => return Err(error.into()),
-        };
-        let start_offset = start.cast_unsigned();
-        if start_offset >= end {
-            return Ok(None);
+            Err(Errno::EINVAL) => Ok(Some(offset)),
+            Err(error) => Err(error.into()),
         }
-        let stop = lseek(&self.file, start, Whence::SeekHole)?;
-        Ok(Some((start_offset, stop.cast_unsigned().min(end))))
+    }
+
+    fn ask_for(&self, offset: u64, length: u64) {
+        let end = offset.saturating_add(length);
+        // Asking for what is cached takes as long as reading a hundredth of it.
+        if length == 0 || FileChannel::holds_cached(&self.file, end - 1) {
+            return;
+        }
+        let mut at = offset;
+        while let Ok(Some((start, stop))) = self.next_data(at, end) {
+            let (Ok(from), Ok(count)) = (i64::try_from(start), i64::try_from(stop - start)) else { return };
+            // A hint: who is not heard reads later.
+            let _ = posix_fadvise(&self.file, from, count, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+            at = stop.max(start + 1);
+        }
     }
 }

@@ -15,8 +15,11 @@ pub(super) struct Holes<'f> {
 }
 
 impl<'f> Holes<'f> {
-    pub(super) fn new(file: &'f File, offset: u64, length: u64) -> Self {
-        Self { file, offset, length }
+    /// Nothing where the file ends before the memory: what lies behind is no hole, but memory that cannot be read, and must not
+    /// pass for zeros.
+    pub(super) fn new(file: &'f File, offset: u64, length: u64) -> Option<Self> {
+        let end = offset.checked_add(length)?;
+        (file.metadata().ok()?.len() >= end).then_some(Self { file, offset, length })
     }
 
     /// The first data from `from` on.

@@ -71,13 +71,26 @@ impl<'m> Touched<'m> {
         let source = if memory.length < WORTH_ASKING {
             Source::All
         } else if let Some((file, offset)) = memory.backing {
-            Source::Holes(Holes::new(file, *offset, memory.length))
+            Holes::new(file, *offset, memory.length).map_or(Source::All, Source::Holes)
         } else {
             Pagemap::new(memory.start.addr(), memory.length, memory.method)
                 .map_or(Source::All, |pagemap| Source::Pagemap(Box::new(pagemap)))
         };
         let pages = memory.length / memory.page_size;
         Self { source, page_size: memory.page_size, pages, at: 0, open: None }
+    }
+
+    /// What could not be had, in words for people.
+    pub(crate) fn shortcoming(&self) -> Option<&'static str> {
+        match &self.source {
+            Source::Pagemap(pagemap) if !pagemap.scans() => Some(
+                "the kernel has no PAGEMAP_SCAN (Linux 6.7); what was touched was read from /proc/self/pagemap, page by page",
+            ),
+            Source::All if self.pages * self.page_size >= WORTH_ASKING => Some(
+                "which memory was touched cannot be found out (no /proc, or a file shorter than the memory); all of it was looked at",
+            ),
+            _ => None,
+        }
     }
 
     /// The next bytes that may hold something, from byte `from` of the block on.
@@ -127,7 +140,7 @@ impl Iterator for Touched<'_> {
 }
 
 /// Whole pages of this host.
-fn host_page() -> u64 {
+pub(crate) fn host_page() -> u64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
         .ok()
         .flatten()

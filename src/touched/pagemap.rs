@@ -106,6 +106,11 @@ impl Pagemap {
         Some(this)
     }
 
+    /// Whether the kernel knows `PAGEMAP_SCAN`.
+    pub(super) fn scans(&self) -> bool {
+        self.scan
+    }
+
     fn end(&self) -> u64 {
         self.start + self.length
     }

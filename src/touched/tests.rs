@@ -143,3 +143,23 @@ fn a_private_file_mapping_counts_as_touched() {
     // SAFETY: made above, and not used any more.
     unsafe { munmap(start, length) }.unwrap();
 }
+
+#[test]
+fn what_could_not_be_had_is_said() {
+    let memory = Anonymous::new(4 << 20);
+    let words = |method| Touched::of(&memory.memory(method)).shortcoming();
+    assert!(words(Method::Read).unwrap().contains("PAGEMAP_SCAN"));
+    assert!(words(Method::None).unwrap().contains("cannot be found out"));
+
+    let file = Arc::new(tempfile::tempfile_in("/dev/shm").unwrap());
+    let backing = (Arc::clone(&file), 4096);
+    let of_file = || Memory { backing: Some(&backing), ..memory.memory(Method::Best) };
+    file.set_len((4 << 20) + 4095).unwrap();
+    let cut = Touched::of(&of_file());
+    assert!(cut.shortcoming().unwrap().contains("shorter"));
+    assert!(cut.eq(std::iter::once(0..1024)), "what is behind the end is no hole");
+    file.set_len((4 << 20) + 4096).unwrap();
+    let whole = Touched::of(&of_file());
+    assert_eq!(whole.shortcoming(), None);
+    assert_eq!(whole.count(), 0);
+}

@@ -8,10 +8,10 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use mapped_ram::storage::{AtomicFile, FileSource, RecycledFile, Storage};
+use mapped_ram::storage::{AtomicFile, FileSource, IoMode, RecycledFile, Storage};
 use mapped_ram::{
-    Bridge, Cancel, Destination, Error, ErrorKind, LoadOptions, LoadTarget, RamBlock, Reader, ReaderOptions,
-    Result, SaveOptions, Tail, VerifyOptions,
+    Bridge, Cancel, Destination, Error, ErrorKind, LoadOptions, LoadState, LoadTarget, RamBlock, Reader,
+    ReaderOptions, Result, SaveOptions, Tail, VerifyOptions,
 };
 use proptest::prelude::*;
 
@@ -80,8 +80,9 @@ fn expect_told(error: &Error, act: Act, path: &Path) {
     let text = error.to_string();
     assert_eq!(error.kind(), ErrorKind::Io, "{text}");
     assert!(text.contains(path.file_name().unwrap().to_str().unwrap()), "no file: {text}");
-    if let Error::Transfer { source, .. } = error {
-        let known = ["pc.ram", "pc.rom", "head", "tail", "magic"];
+    let cause = if let Error::Load { source, .. } = error { source } else { error };
+    if let Error::Transfer { source, .. } = cause {
+        let known = ["pc.ram", "pc.rom", "vga.vram", "head", "tail", "magic"];
         assert!(known.contains(&&*source.block), "no block: {text}");
         assert!(text.contains(&format!("offset {:#x}", source.offset + source.done)), "no offset: {text}");
         if let Act::Errno(errno) = act {
@@ -218,6 +219,111 @@ fn a_load_or_a_look_that_fails_at_any_call_tells() {
             assert!(failures >= 3, "{act:?}: {failures}");
         }
     }
+}
+
+/// What a load that failed says of its blocks must be so: a whole one holds the guest's bytes, an untouched one what it held
+/// before, of a partly loaded one at least as many pages as it says are the guest's.
+#[test]
+fn a_load_that_fails_at_any_read_says_what_it_left_of_each_block() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    // Of several chunks, of one, and of a few pages.
+    let memories = [vec![7; 3000 * PAGE], vec![8; 900 * PAGE], vec![9; 3 * PAGE]];
+    let names = ["pc.ram", "vga.vram", "pc.rom"];
+    let blocks = names.iter().zip(&memories).map(|(name, memory)| RamBlock::new(*name, memory)).collect();
+    SaveOptions::new().save(&path, blocks).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for channels in [1, 2] {
+        for n in 0.. {
+            let plan = Plan::at(n, Act::Errno(5));
+            let source = FaultySource::new(FileSource::open(&path).unwrap(), plan.clone());
+            let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
+            let mut back: Vec<Vec<u8>> = memories.iter().map(|memory| vec![0xEE; memory.len()]).collect();
+            let mut targets: Vec<_> = reader
+                .blocks()
+                .iter()
+                .zip(&mut back)
+                .map(|(block, back)| LoadTarget::new(block, back, Destination::Used))
+                .collect();
+            let result = LoadOptions::new().channels(channels).load(&mut targets);
+            if !plan.is_used() {
+                result.unwrap();
+                assert!(n >= 5, "{n} reads");
+                break;
+            }
+            let error = result.unwrap_err();
+            expect_told(&error, Act::Errno(5), &path);
+            let text = error.to_string();
+            let Error::Load { source, blocks } = error else { panic!("{text}") };
+            assert_eq!(source.kind(), ErrorKind::Io);
+            assert_eq!(blocks.len(), 3);
+            for ((state, memory), back) in blocks.iter().zip(&memories).zip(&back) {
+                let both = memory.chunks(PAGE).zip(back.chunks(PAGE));
+                let right = both.filter(|(saved, now)| saved == now).count() as u64;
+                seen.insert(format!("{:?}", state.state));
+                assert!(right >= state.loaded, "{state:?}, {right} pages are right");
+                assert_eq!(state.pages, (memory.len() / PAGE) as u64);
+                match state.state {
+                    LoadState::Whole => assert!(back == memory, "{text}"),
+                    LoadState::Partly => assert!(state.loaded < state.pages, "{text}"),
+                    LoadState::Untouched => assert!(back.iter().all(|byte| *byte == 0xEE), "{text}"),
+                }
+                let word = match state.state {
+                    LoadState::Whole => "is wholly loaded",
+                    LoadState::Partly => "partly",
+                    LoadState::Untouched => "is untouched",
+                };
+                assert!(text.contains(&format!("block `{}` {word}", state.idstr)), "{text}");
+            }
+        }
+    }
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["Partly", "Untouched", "Whole"]);
+}
+
+/// Past the page cache, short gaps are read with what surrounds them; if that fails, the runs are read by themselves before it is an error.
+#[test]
+fn a_gap_that_cannot_be_read_is_nobody_s_loss() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    let mut memory = vec![0; 40 * PAGE];
+    for page in (0..40).step_by(2) {
+        memory[page * PAGE..][..PAGE].fill(6);
+    }
+    SaveOptions::new().save(&path, vec![RamBlock::new("pc.ram", &memory)]).unwrap();
+    let offset = Reader::open(&path).unwrap().blocks()[0].layout().pages_offset();
+    // Stale bytes, which must land nowhere.
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    for page in (1..40).step_by(2) {
+        std::os::unix::fs::FileExt::write_all_at(&file, &[0xBD; PAGE], offset + page * PAGE as u64).unwrap();
+    }
+    let load = |plan: &Plan, destination, byte: u8| {
+        let source = FaultySource::new(FileSource::open(&path).unwrap(), plan.clone());
+        let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
+        // Aligned as direct I/O wants it.
+        let mut back = vec![byte; memory.len() + PAGE];
+        let skip = back.as_ptr().align_offset(PAGE);
+        let target = &mut back[skip..][..memory.len()];
+        let target = LoadTarget::new(reader.block("pc.ram").unwrap(), target, destination);
+        let result = LoadOptions::new().channels(1).io_mode(IoMode::Direct).load(&mut [target]);
+        back.drain(..skip);
+        back.truncate(memory.len());
+        (result, back)
+    };
+    let (result, back) = load(&Plan::none(), Destination::Zeroed, 0);
+    assert_eq!(result.unwrap().totals().calls, 1, "bridged");
+    assert!(back == memory);
+    for plan in [Plan::none(), Plan::at(0, Act::Errno(5)), Plan::first(vec![Act::Short(5000); 9])] {
+        for (destination, byte) in [(Destination::Zeroed, 0), (Destination::Used, 0xEE)] {
+            let (result, back) = load(&plan, destination, byte);
+            result.unwrap();
+            assert!(back == memory);
+        }
+    }
+    let plan = Plan::first(vec![Act::Errno(5); 2]);
+    let (result, _) = load(&plan, Destination::Zeroed, 0);
+    expect_told(&result.unwrap_err(), Act::Errno(5), &path);
 }
 
 /// Pages of 256 bytes, some of them absent with old bytes in their room, which have to be read and hidden.

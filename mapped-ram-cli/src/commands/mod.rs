@@ -6,6 +6,8 @@ pub(crate) mod extract;
 pub(crate) mod info;
 pub(crate) mod restore;
 pub(crate) mod save;
+#[cfg(feature = "serve")]
+pub(crate) mod serve;
 mod summary;
 mod tally;
 pub(crate) mod verify;
@@ -59,6 +61,8 @@ fn write_options<'a>(args: &WriteArgs, cancel: &Cancel) -> SaveOptions<'a> {
             Mode::Buffered => IoMode::Buffered,
             Mode::Direct => IoMode::Direct,
             Mode::Uncached => IoMode::Uncached,
+            Mode::Mixed => IoMode::Mixed,
+            Mode::Uring => IoMode::Uring,
         })
         .sync(match args.sync {
             Sync::None => SyncMode::None,

@@ -1,0 +1,42 @@
+//! Which mode the channels of a save get: what was asked for, what suits the save, what the file system takes.
+
+use super::options::SaveOptions;
+use super::policy::SyncMode;
+use crate::ram_block::{Place, RamBlock};
+use crate::storage::{IoMode, Storage};
+
+/// The mode that the channels get, and what is to be said of it.
+pub(super) fn pick_mode(
+    options: &SaveOptions<'_>,
+    storage: &dyn Storage,
+    memory: &[RamBlock<'_>],
+) -> (IoMode, Vec<String>) {
+    /// What file systems ask of the memory for direct I/O, in bytes: no disk in use has larger blocks.
+    const DIRECT_ALIGNMENT: usize = 4096;
+    let mut notes = Vec::new();
+    let wanted = match options.io_mode {
+        IoMode::Auto if options.sync == SyncMode::None => IoMode::Buffered,
+        IoMode::Auto => {
+            let is_aligned = |block: &RamBlock<'_>| match block.place {
+                Place::Here(start) => start.addr().is_multiple_of(DIRECT_ALIGNMENT),
+                Place::Detached | Place::LeftOut => true,
+            };
+            let is_large = options.page_size.is_multiple_of(DIRECT_ALIGNMENT as u64);
+            if !is_large || !memory.iter().all(is_aligned) {
+                IoMode::Uncached
+            } else if storage.effective_mode(IoMode::Uring) == IoMode::Uring {
+                IoMode::Uring
+            } else {
+                IoMode::Mixed
+            }
+        }
+        other => other,
+    };
+    let got = storage.effective_mode(wanted);
+    if got != wanted {
+        notes.push(format!("the file system or kernel has no {wanted} writes here; wrote {got}"));
+    } else if options.io_mode == IoMode::Auto {
+        notes.push(format!("wrote {got}, which suits a save with --sync {}", options.sync));
+    }
+    (got, notes)
+}

@@ -1,0 +1,144 @@
+//! Pages that cannot be read, and handlers that end too early: nothing is ever taken for zeros that is not.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use mapped_ram::fault::{Ending, FaultOptions, Fill};
+use mapped_ram::{Cancel, Error, ErrorKind, Reader, ReaderOptions};
+
+use crate::failing::Broken;
+use crate::memory::{Kind, Memory, PAGE, Page, expect_same, is_readable, save};
+use crate::{dir, open, start};
+
+const PAGES: usize = 600;
+const BAD: usize = 301;
+
+/// A guest of which page `BAD` cannot be read.
+fn broken(dir: &tempfile::TempDir) -> (Reader, Broken, Vec<u8>) {
+    let path = dir.path().join("guest");
+    let pages: Vec<Page> =
+        (0..PAGES).map(|page| Page::Present(u8::try_from(page % 99).unwrap() + 1)).collect();
+    let saved = save(&path, &[("ram0", &pages)]).remove(0);
+    let offset = open(&path).block("ram0").unwrap().layout().pages_offset() + (BAD * PAGE) as u64;
+    let source = Broken::new(&path, offset..offset + 1);
+    let reader = ReaderOptions::new().from_source(Arc::new(source.clone())).unwrap();
+    (reader, source, saved)
+}
+
+fn expect_told(error: &Error, reader: &Reader, rest: &str) {
+    assert_eq!(error.kind(), ErrorKind::Io);
+    let text = error.to_string();
+    let offset = reader.block("ram0").unwrap().layout().pages_offset() + (BAD * PAGE) as u64;
+    for part in [reader.file(), "`ram0`", rest, "os error 5"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let told = text.split("file offset 0x").nth(1).unwrap().split(';').next().unwrap();
+    let told = u64::from_str_radix(told, 16).unwrap();
+    // The channels say where the read began.
+    assert!(told <= offset && offset - told < 1 << 20, "{text}");
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_poisoned_and_the_others_are_served() {
+    let dir = dir();
+    let (reader, _, saved) = broken(&dir);
+    for kind in [Kind::Private, Kind::Memfd] {
+        let memory = Memory::new(kind, saved.len()).unwrap();
+        let handler = start(FaultOptions::new().fill(Fill::Nothing), &reader, &memory, PAGE);
+        assert!(!is_readable(&memory, BAD * PAGE));
+        expect_told(&handler.wait().unwrap_err(), &reader, "of 600 pages 0 are there, 1 are lost");
+        for page in (0..PAGES).filter(|page| *page != BAD) {
+            assert_eq!(memory.read(page * PAGE), saved[page * PAGE]);
+        }
+        // The guest goes on a moment before its page is counted.
+        while handler.counters().missing > 0 {
+            std::thread::yield_now();
+        }
+        expect_told(&handler.wait().unwrap_err(), &reader, "of 600 pages 599 are there, 1 are lost");
+        assert_eq!(handler.stop().ending, Ending::Stopped);
+        assert!(!is_readable(&memory, BAD * PAGE), "still poisoned without a handler");
+        assert!(is_readable(&memory, (BAD + 1) * PAGE));
+    }
+}
+
+/// What only the channels could not read is left to who touches it.
+#[test]
+fn the_channels_go_on_behind_what_they_cannot_read() {
+    let dir = dir();
+    let (reader, source, saved) = broken(&dir);
+    let memory = Memory::new(Kind::Memfd, saved.len()).unwrap();
+    let handler = start(FaultOptions::new().channels(2), &reader, &memory, PAGE);
+    let error = handler.wait().unwrap_err();
+    expect_told(&error, &reader, "are missing and tried again");
+    assert!(handler.counters().in_background >= 500, "{:?}", handler.counters());
+    assert_eq!(handler.counters().lost, 0);
+    // The disk is well again: all of it comes.
+    source.fails.store(false, Ordering::SeqCst);
+    expect_same(&memory.all(), &saved, "memory");
+    // The guest goes on a moment before its page is counted.
+    while handler.counters().missing > 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(handler.wait().unwrap().ending, Ending::Complete);
+}
+
+#[test]
+fn dropped_early_a_handler_leaves_no_page_that_looks_like_zeros() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let pages: Vec<Page> =
+        (0..PAGES).map(|page| if page % 3 == 0 { Page::Stale(7) } else { Page::Present(8) }).collect();
+    let saved = save(&path, &[("ram0", &pages)]).remove(0);
+    let reader = open(&path);
+    for kind in [Kind::Private, Kind::Anonymous, Kind::Memfd] {
+        let memory = Memory::new(kind, saved.len()).unwrap();
+        let handler = start(FaultOptions::new().fill(Fill::Nothing), &reader, &memory, PAGE);
+        memory.write(PAGE, 99);
+        memory.write(3 * PAGE, 98);
+        let report = handler.stop();
+        assert_eq!((report.ending, report.counters.missing), (Ending::Stopped, 399));
+        assert_eq!((memory.read(PAGE), memory.read(PAGE + 1)), (99, 8));
+        assert_eq!((memory.read(3 * PAGE), memory.read(3 * PAGE + 1)), (98, 0));
+        for page in 4..PAGES {
+            assert_eq!(is_readable(&memory, page * PAGE), page % 3 == 0, "page {page}");
+        }
+    }
+}
+
+#[test]
+fn cancelled_it_says_so_and_serves_on_until_it_is_dropped() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let saved = save(&path, &[("ram0", &[Page::Present(3); 8])]).remove(0);
+    let reader = open(&path);
+    let memory = Memory::new(Kind::Private, saved.len()).unwrap();
+    let cancel = Cancel::new();
+    let options = FaultOptions::new().fill(Fill::Nothing).cancel(cancel.clone());
+    let handler = start(options, &reader, &memory, PAGE);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| handler.wait());
+        cancel.cancel();
+        assert_eq!(waits.join().unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
+    });
+    assert_eq!(memory.read(5 * PAGE), 3);
+}
+
+/// A file that was cut after it was opened.
+#[test]
+fn a_cut_file_is_an_error_with_its_offset() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let saved = save(&path, &[("ram0", &[Page::Present(3); 64])]).remove(0);
+    let reader = open(&path);
+    let offset = reader.block("ram0").unwrap().layout().pages_offset();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(offset + 10 * PAGE as u64 + 5).unwrap();
+    let memory = Memory::new(Kind::Private, saved.len()).unwrap();
+    let handler = start(FaultOptions::new().fill(Fill::Nothing), &reader, &memory, PAGE);
+    assert!(is_readable(&memory, 9 * PAGE));
+    assert!(!is_readable(&memory, 10 * PAGE));
+    let text = handler.wait().unwrap_err().to_string();
+    assert!(
+        text.contains(&format!("{:#x}", offset + 10 * PAGE as u64 + 5)) && text.contains("ends here"),
+        "{text}"
+    );
+}
