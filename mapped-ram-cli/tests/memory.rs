@@ -8,7 +8,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use support::{PAGE, dir, expect, text};
 
 #[test]
-fn memory_beside_the_guest_stays_under_64_mib() {
+fn memory_beside_the_guest_stays_under_32_mib() {
     // With huge pages the system would back pages of the guest that nobody wrote.
     prctl::set_thp_disable(true).unwrap();
     let dir = dir();
@@ -21,5 +21,5 @@ fn memory_beside_the_guest_stays_under_64_mib() {
     let info: serde_json::Value = serde_json::from_str(&json).unwrap();
     let touched = info["blocks"][0]["present_pages"].as_u64().unwrap() * PAGE as u64;
     let beside = peak.checked_sub(touched).expect("the guest's memory was counted");
-    assert!(beside < 64 << 20, "{} MiB beside the guest's {} MiB", beside >> 20, touched >> 20);
+    assert!(beside < 32 << 20, "{} MiB beside the guest's {} MiB", beside >> 20, touched >> 20);
 }
