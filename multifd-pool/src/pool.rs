@@ -125,6 +125,8 @@ impl<B: Send + 'static> Drop for Pool<B> {
         if !self.threads.is_empty() {
             self.shared.queue.stop(PoolError::Cancelled);
             self.join();
+            // A cancel handle in another thread may still be dropping batches.
+            let _ = self.shared.queue.sync();
         }
     }
 }

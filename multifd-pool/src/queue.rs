@@ -6,7 +6,7 @@
 //! ```text
 //!   room   producers   the queue is not full, or it has stopped
 //!   work   channels    something is queued, or the queue is closed
-//!   idle   sync        nothing queued, nothing running
+//!   idle   sync        nothing queued, nothing running, nothing that was queued still being dropped
 //! ```
 //!
 //! Stopping (an error, a panic, a cancellation) keeps its first reason, empties the queue and lets nothing further in;
@@ -37,6 +37,8 @@ pub struct Queue<B, E> {
 struct State<B, E> {
     queue: VecDeque<B>,
     running: usize,
+    /// How many stops have batches in their hands that they have not dropped yet.
+    dropping: usize,
     closed: bool,
     stop: Option<E>,
 }
@@ -62,7 +64,13 @@ pub struct Refused<B, E> {
 impl<B, E: Clone> Queue<B, E> {
     /// A queue of at most `depth` batches.
     pub fn new(depth: usize) -> Self {
-        let state = State { queue: VecDeque::with_capacity(depth), running: 0, closed: false, stop: None };
+        let state = State {
+            queue: VecDeque::with_capacity(depth),
+            running: 0,
+            dropping: 0,
+            closed: false,
+            stop: None,
+        };
         Self {
             state: Mutex::new(state),
             room: Condvar::new(),
@@ -133,10 +141,11 @@ impl<B, E: Clone> Queue<B, E> {
                 state.stop = Some(reason);
                 self.stopped.store(true, Ordering::Release);
             }
+            state.dropping += 1;
             mem::take(&mut state.queue)
         };
-        // Woken behind the drop, for who syncs may rely on dropped batches being gone; and woken also if it panics.
-        let _wake = WakeOnDrop(self);
+        // Over only behind the drop, for who syncs may rely on dropped batches being gone; and over also if it panics.
+        let _over = DroppedOnDrop(self);
         drop(dropped);
     }
 
@@ -145,13 +154,13 @@ impl<B, E: Clone> Queue<B, E> {
         self.stopped.load(Ordering::Acquire)
     }
 
-    /// Waits until nothing is queued and nothing runs.
+    /// Waits until nothing is queued, nothing runs, and what a stop took out of the queue is dropped.
     ///
     /// # Errors
     /// The first reason, if the queue has stopped.
     pub fn sync(&self) -> Result<(), E> {
         let mut state = lock(&self.state);
-        while state.running != 0 || !state.queue.is_empty() {
+        while state.running != 0 || state.dropping != 0 || !state.queue.is_empty() {
             state = wait(&self.idle, state);
         }
         state.stop.clone().map_or(Ok(()), Err)
@@ -164,11 +173,12 @@ impl<B, E: Clone> Queue<B, E> {
     }
 }
 
-/// Wakes producers and syncs of a queue that has stopped.
-struct WakeOnDrop<'q, B, E>(&'q Queue<B, E>);
+/// Says that a stop has dropped its batches, and wakes producers and syncs.
+struct DroppedOnDrop<'q, B, E>(&'q Queue<B, E>);
 
-impl<B, E> Drop for WakeOnDrop<'_, B, E> {
+impl<B, E> Drop for DroppedOnDrop<'_, B, E> {
     fn drop(&mut self) {
+        lock(&self.0.state).dropping -= 1;
         self.0.room.notify_all();
         self.0.idle.notify_all();
     }
