@@ -8,7 +8,8 @@
 //!
 //! Measured by `cargo bench --bench side_by_side -- --only ours/` (1 GiB, dense, synced, 2 channels, medians of 7, beside the same
 //! without a ring): 0.518 and 0.529 s, at 0.014 and 0.022 s of processor time. Scattered pages (5 percent in use, in runs of
-//! 128 KiB on average) took 0.063 s in a ring and 0.056 s through the page cache, which is why short writes go there.
+//! 128 KiB on average) took 0.063 s in a ring, in an
+//! earlier build, and 0.056 s through the page cache, which is why short writes go there now.
 
 use std::fs::File;
 use std::io;

@@ -9,6 +9,9 @@
 //! A page is claimed by one alone, who reads and puts it. Nothing else orders by these bits: what a page holds is published by the
 //! kernel, and that a page given up while it is read is not put is the lock's business ([`super::places`]).
 
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::convert::to_usize;
@@ -57,7 +60,7 @@ fn at(page: u64) -> (usize, u64) {
     (to_usize(page / 64), 1 << (page % 64))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::atomic::AtomicU32;
 

@@ -1,7 +1,7 @@
 //! What a handler has done, and how long a fault took.
 //!
 //! Pages are those of the memory: 4 KiB or 2 MiB. Each page that the file holds something of is counted once, by what became of it
-//! first; those left are [`FaultCounters::missing`].
+//! first, but for a lost one that the guest gives up: that is then given up. Those left are [`FaultCounters::missing`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub struct FaultCounters {
     pub given_up: u64,
     /// Of them, unmapped by the guest before they were filled.
     pub unmapped: u64,
-    /// Of them, poisoned, or left for ever to who waits for them: they could not be read.
+    /// Of them, poisoned, or left for ever to who waits for them: they could not be read, and the guest did not give them up.
     pub lost: u64,
     /// Of them, not there yet.
     pub missing: u64,

@@ -43,8 +43,9 @@
 //!
 //! # Who may
 //! `/dev/userfaultfd` is open to those whom its access rights name, the system call to those with `CAP_SYS_PTRACE`, and to all if
-//! the sysctl `vm.unprivileged_userfaultfd` is 1. Everybody may handle faults that are no system call's
-//! ([`FaultOptions::user_mode_only`]): not enough for KVM, whose guests' faults are the kernel's.
+//! the sysctl `vm.unprivileged_userfaultfd` is 1. Without permission starting fails, and says so: there is no silent weaker mode.
+//! Everybody may handle faults that are no system call's, who asks for it ([`FaultOptions::user_mode_only`]): then `read(2)` into
+//! missing memory fails with EFAULT or comes short, and KVM, whose guests' faults are the kernel's, cannot run on it.
 
 mod background;
 mod claims;

@@ -149,8 +149,10 @@ impl FaultOptions {
         self
     }
 
-    /// Whether faults in system calls, and those of KVM's guests, may be left out: then everybody may handle the others. Who passes
-    /// missing memory to a system call gets EFAULT instead.
+    /// Handles faults of programs alone, which everybody may. Those of the kernel are not served: a system call that is passed a
+    /// missing page (`read(2)` into it, `write(2)` from it) fails with EFAULT, or comes short where the page begins, and a guest in
+    /// KVM cannot run on it. A page that was touched once is as any other. Never chosen by itself: without permission for both,
+    /// starting fails.
     pub fn user_mode_only(mut self, on: bool) -> Self {
         self.user_mode_only = on;
         self
@@ -272,7 +274,8 @@ impl FaultOptions {
 }
 
 /// Makes a userfaultfd and registers memory of this process with it, for a handler elsewhere: [`send`](super::send) hands it over.
-/// Only address and size of the regions are looked at.
+/// Only address and size of the regions are looked at. With `user_mode_only` as [`FaultOptions::user_mode_only`], which the handler
+/// elsewhere then need not set.
 ///
 /// # Errors
 /// No permission, or a kernel that has no such thing; memory that is not mapped, not aligned, or of a kind that cannot be filled.
@@ -293,8 +296,9 @@ fn create(user_mode_only: bool) -> Result<Descriptor> {
     Descriptor::create(user_mode_only).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                "not permitted: give this process access to /dev/userfaultfd or CAP_SYS_PTRACE, set the sysctl \
-                 vm.unprivileged_userfaultfd to 1, or, unless the guest runs in KVM, handle faults of user mode only"
+                "not permitted: give this process access to /dev/userfaultfd or CAP_SYS_PTRACE, or set the sysctl \
+                 vm.unprivileged_userfaultfd to 1; a seccomp filter, as containers have, may forbid it too. If neither KVM nor \
+                 system calls use missing memory, handle faults of user mode only (`user_mode_only`)"
             }
             io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
                 "this kernel lacks a part that is needed (Linux 4.14, userfaultfd with shared memory and huge pages): load the block or \

@@ -2,6 +2,7 @@
 //!
 //! Offsets are in bytes from a region's start, units are pages of the memory.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     /// Wakes the thread that is told of faults.
     pub(super) bell: EventFd,
     pub(super) order: Mutex<Vec<(usize, u64)>>,
+    /// The units that could not be filled and that the guest has not given up: few, or all fail.
+    lost: Mutex<BTreeSet<(usize, u64)>>,
     status: Mutex<Status>,
     changed: Condvar,
 }
@@ -118,6 +121,7 @@ impl Shared {
                 nix::sys::eventfd::EfdFlags::EFD_CLOEXEC | nix::sys::eventfd::EfdFlags::EFD_NONBLOCK,
             )?,
             order: Mutex::default(),
+            lost: Mutex::default(),
             status: Mutex::new(Status { background_over, ..Status::default() }),
             changed: Condvar::new(),
         })
@@ -155,11 +159,19 @@ impl Shared {
     /// Nothing of the file has to go to a present unit any more, by what `count` counts.
     pub(super) fn resolve(&self, region: usize, unit: u64, count: &AtomicU64) {
         if self.regions[region].claims.finish(unit) {
+            // A lost page that the guest gives up is no loss any more.
+            if self.lost_units().remove(&(region, unit)) {
+                self.counters.lost.fetch_sub(1, Ordering::AcqRel);
+            }
             count.fetch_add(1, Ordering::AcqRel);
             if self.counters.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
                 self.ring();
             }
         }
+    }
+
+    fn lost_units(&self) -> MutexGuard<'_, BTreeSet<(usize, u64)>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts claimed units, from `first` on; `bytes` is all of them. Those that the guest gave up meanwhile are left out.
@@ -214,7 +226,7 @@ impl Shared {
                         self.regions[region].pages.name,
                         self.regions[region].offset + (first + at) * size
                     );
-                    if !self.lose_at(address, size, Failure { what, error: errno.into() }) {
+                    if !self.lose_at(region, first + at, address, Failure { what, error: errno.into() }) {
                         return Put::Again(at);
                     }
                     at += 1;
@@ -233,15 +245,18 @@ impl Shared {
             self.resolve(region, unit, &self.counters.unmapped);
             return true;
         };
-        self.lose_at(address, about.unit, failure)
+        self.lose_at(region, unit, address, failure)
     }
 
-    fn lose_at(&self, address: u64, length: u64, failure: Failure) -> bool {
+    fn lose_at(&self, region: usize, unit: u64, address: u64, failure: Failure) -> bool {
+        let length = self.regions[region].unit;
         // Where the kernel cannot poison (before 6.6) who waits is left waiting.
         if let (_, Some(Stop::Changing)) = self.uffd.poison(address, length) {
             return false;
         }
-        self.counters.lost.fetch_add(1, Ordering::AcqRel);
+        if self.lost_units().insert((region, unit)) {
+            self.counters.lost.fetch_add(1, Ordering::AcqRel);
+        }
         self.note(failure);
         true
     }

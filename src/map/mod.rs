@@ -32,5 +32,4 @@ mod stale;
 pub use mapping::Mapping;
 pub use options::MapOptions;
 pub use prefetch::Prefetch;
-#[cfg(feature = "userfaultfd")]
 pub(crate) use region::host_page;

@@ -17,6 +17,13 @@ use crate::error::Result;
 /// A call costs as much as copying 4 KiB.
 const FIRST: u64 = 64;
 
+/// Up to this many words behind the last answer, who asks is taken to go on where he stopped: what lies between is read
+/// along, since a call of its own costs as much as copying that.
+const NEAR: u64 = 512;
+
+/// How many times as much is read at a time by who goes on where he stopped.
+const GROWTH: u64 = 4;
+
 /// The most words that are read at a time, by who goes on where he stopped: 64 KiB.
 const MOST: u64 = 8 << 10;
 
@@ -69,7 +76,8 @@ impl<'b> BitmapPart<'b> {
         }
         let behind = self.first + to_u64(self.words.len());
         if !(self.first..behind).contains(&word) {
-            let count = if word == behind { 2 * to_u64(self.words.len()) } else { 0 };
+            let goes_on = word.checked_sub(behind).is_some_and(|gap| gap <= NEAR);
+            let count = if goes_on { GROWTH * to_u64(self.words.len()) } else { 0 };
             let all = self.block.pages().div_ceil(64);
             self.read(word, count.clamp(FIRST, MOST).min(all - word))?;
         }

@@ -40,7 +40,7 @@ pub(crate) unsafe fn populate(
     start: *const u8,
     length: usize,
 ) -> Result<(), Unreadable> {
-    let past = start.addr() % to_usize(crate::touched::host_page());
+    let past = start.addr() % to_usize(crate::map::host_page());
     let Some(first) = NonNull::new(start.wrapping_sub(past).cast_mut()) else { return Ok(()) };
     loop {
         // SAFETY: mapped by this function's contract; populating for reading changes no byte.

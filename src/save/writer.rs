@@ -48,6 +48,7 @@ use crate::zero::Detector;
 /// let mut writer = SaveOptions::new().create(&path, vec![block])?;
 ///
 /// writer.write_all()?; // the guest may run
+/// // SAFETY: a byte of `memory`, to which there is no reference.
 /// unsafe { start.write(2) }; // it dirties page 0
 /// let mut dirty = PageBitmap::new(256);
 /// dirty.insert(0..1);

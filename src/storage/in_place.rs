@@ -56,29 +56,7 @@ impl Storage for InPlaceFile {
         self.shown.clone()
     }
 
-    fn channel(&mut self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-        open::channel(&self.file, true, mode)
-    }
-
-    fn effective_mode(&self, mode: IoMode) -> IoMode {
-        open::effective_mode(&self.file, true, mode)
-    }
-
-    fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-
-    fn disk_bytes(&self) -> Option<u64> {
-        open::disk_bytes(&self.file)
-    }
-
-    fn sync_data(&mut self) -> io::Result<()> {
-        self.file.sync_data()
-    }
+    open::methods_of_a_file!();
 
     fn is_in_place(&self) -> bool {
         true

@@ -60,7 +60,8 @@ pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<
         Some(direct) => {
             let alignment = Alignment::of(&direct)?;
             #[cfg(feature = "io-uring")]
-            if mode == IoMode::Uring && UringChannel::is_available() {
+            // A ring is for writes; reads need none.
+            if write && mode == IoMode::Uring && UringChannel::is_available() {
                 // Where too little memory may be locked for another ring, this channel does without.
                 let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
                 if let Ok(channel) = UringChannel::new(direct, buffered, alignment, DIRECT_FROM) {
@@ -96,3 +97,33 @@ pub(super) fn disk_bytes(file: &File) -> Option<u64> {
     const UNIT: u64 = 512;
     file.metadata().ok().map(|metadata| metadata.blocks() * UNIT)
 }
+
+/// The methods of [`Storage`](super::Storage) that are the same for all that is one `file` of the system's.
+macro_rules! methods_of_a_file {
+    () => {
+        fn channel(&mut self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+            open::channel(&self.file, true, mode)
+        }
+
+        fn effective_mode(&self, mode: IoMode) -> IoMode {
+            open::effective_mode(&self.file, true, mode)
+        }
+
+        fn set_len(&mut self, length: u64) -> io::Result<()> {
+            self.file.set_len(length)
+        }
+
+        fn sync(&mut self) -> io::Result<()> {
+            self.file.sync_all()
+        }
+
+        fn sync_data(&mut self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn disk_bytes(&self) -> Option<u64> {
+            open::disk_bytes(&self.file)
+        }
+    };
+}
+pub(super) use methods_of_a_file;

@@ -118,13 +118,7 @@ impl Storage for RecycledFile {
         self.shown.display().to_string()
     }
 
-    fn channel(&mut self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-        open::channel(&self.file, true, mode)
-    }
-
-    fn effective_mode(&self, mode: IoMode) -> IoMode {
-        open::effective_mode(&self.file, true, mode)
-    }
+    open::methods_of_a_file!();
 
     fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
         self.file.set_len(length)?;
@@ -145,22 +139,6 @@ impl Storage for RecycledFile {
 
     fn holds_old_bytes(&self) -> bool {
         true
-    }
-
-    fn set_len(&mut self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.file.sync_all()
-    }
-
-    fn disk_bytes(&self) -> Option<u64> {
-        open::disk_bytes(&self.file)
-    }
-
-    fn sync_data(&mut self) -> io::Result<()> {
-        self.file.sync_data()
     }
 
     /// It has no name that anybody looks for, but a passing one, which a power cut leaves: so its magic comes last.

@@ -139,15 +139,6 @@ impl Iterator for Touched<'_> {
     }
 }
 
-/// Whole pages of this host.
-pub(crate) fn host_page() -> u64 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
-        .ok()
-        .flatten()
-        .and_then(|size| u64::try_from(size).ok())
-        .unwrap_or(4096)
-}
-
 const _: () = assert!(size_of::<usize>() <= size_of::<u64>());
 
 /// An address as a number of bytes.

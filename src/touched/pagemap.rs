@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 
 use nix::libc;
 
-use super::{bytes, host_page, smaps};
+use super::{bytes, smaps};
+use crate::map::host_page;
 
 /// How the kernel is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -230,8 +230,11 @@ fn huge_pages_are_filled_whole() {
         .collect();
     let saved = save(&path, &[("ram0", &pages)]).remove(0);
     let reader = open(&path);
-    for fill in [Fill::Nothing, Fill::All] {
-        let memory = Memory::new(Kind::Huge, saved.len()).unwrap();
+    let kinds = [Kind::Huge, Kind::HugeMemfd];
+    for (kind, fill) in kinds.into_iter().flat_map(|kind| [(kind, Fill::Nothing), (kind, Fill::All)]) {
+        let memory = Memory::new(kind, saved.len()).unwrap_or_else(|error| {
+            panic!("NOT TESTED with huge pages of {kind:?}: {error}");
+        });
         let handler = start(FaultOptions::new().fill(fill).channels(2), &reader, &memory, HUGE);
         memory.write(HUGE + 5, 77);
         memory.write(3 * HUGE + 5, 78);
@@ -244,6 +247,7 @@ fn huge_pages_are_filled_whole() {
         // The channels may have been through before the guest touched its absent page.
         assert!(counters.zero_pages == 1 || fill == Fill::All && counters.zero_pages == 0, "{counters:?}");
         expect_sum(&counters);
+        expect_same(&memory.all(), &expected, "memory without a handler");
     }
 }
 

@@ -61,6 +61,45 @@ fn a_page_that_cannot_be_read_is_poisoned_and_the_others_are_served() {
     }
 }
 
+/// A page is counted once: one that is lost and then given up, or unmapped, is no loss any more.
+#[test]
+fn a_lost_page_that_is_given_up_is_not_lost() {
+    let dir = dir();
+    let (reader, _, saved) = broken(&dir);
+    for unmap in [false, true] {
+        let memory = Memory::new(Kind::Private, saved.len()).unwrap();
+        let handler = start(FaultOptions::new().fill(Fill::Nothing), &reader, &memory, PAGE);
+        assert!(!is_readable(&memory, BAD * PAGE));
+        // The guest goes on a moment before its page is counted.
+        while handler.counters().lost == 0 {
+            std::thread::yield_now();
+        }
+        let counters = handler.counters();
+        assert_eq!((counters.lost, counters.missing), (1, 599), "{counters:?}");
+        if unmap {
+            // A fixed mapping in its place, so that the rest of the test's memory stays in one piece.
+            // SAFETY: a page of ours that nobody refers to.
+            let done = unsafe { memory.map_anew(BAD * PAGE, PAGE) };
+            done.unwrap();
+        } else {
+            memory.give_up(BAD * PAGE, PAGE);
+        }
+        for page in 0..PAGES {
+            let expected = if page == BAD { 0 } else { saved[page * PAGE] };
+            assert_eq!(memory.read(page * PAGE), expected, "page {page}");
+        }
+        while handler.counters().missing > 0 {
+            std::thread::yield_now();
+        }
+        let report = handler.wait().unwrap();
+        let counters = report.counters;
+        assert_eq!(report.ending, Ending::Complete);
+        assert_eq!((counters.given_up + counters.unmapped, counters.on_demand), (1, 599), "{counters:?}");
+        assert_eq!((counters.lost, counters.missing), (0, 0), "{counters:?}");
+        assert_eq!(counters.unmapped == 1, unmap);
+    }
+}
+
 /// What only the channels could not read is left to who touches it.
 #[test]
 fn the_channels_go_on_behind_what_they_cannot_read() {

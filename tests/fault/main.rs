@@ -1,12 +1,14 @@
 //! Memory that is filled on demand: it is the model's with the guest's writes on top, each page is filled once, and whatever
 //! goes wrong is told.
 //!
-//! These tests need a userfaultfd that also serves the kernel's faults: root, or access to /dev/userfaultfd. Without one they FAIL.
+//! These tests need a userfaultfd that also serves the kernel's faults: root, or access to /dev/userfaultfd. Without one they FAIL,
+//! but for those of `permission`.
 
 mod failing;
 mod filled;
 mod lost;
 mod memory;
+mod permission;
 mod refused;
 mod remote;
 

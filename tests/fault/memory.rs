@@ -61,6 +61,8 @@ pub(crate) enum Kind {
     Anonymous,
     Memfd,
     Huge,
+    /// A memfd in huge pages, shared: what monitors give to vhost-user devices.
+    HugeMemfd,
 }
 
 /// Memory as a monitor has it for a guest.
@@ -95,6 +97,15 @@ impl Memory {
                 // SAFETY: touches no existing mapping.
                 (unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, &fd, 0) }?, Some(fd))
             }
+            Kind::HugeMemfd => {
+                let fd = memfd_create(
+                    "guest",
+                    MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB,
+                )?;
+                nix::unistd::ftruncate(&fd, length.try_into().unwrap())?;
+                // SAFETY: touches no existing mapping.
+                (unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, &fd, 0) }?, Some(fd))
+            }
             Kind::Huge => {
                 let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_HUGETLB;
                 // SAFETY: touches no existing mapping.
@@ -125,6 +136,19 @@ impl Memory {
         // SAFETY: the mapping is readable for its length; nobody writes it now.
         unsafe { all.as_mut_ptr().copy_from_nonoverlapping(self.start.as_ptr(), self.length) };
         all
+    }
+
+    /// Puts a new private mapping in the place of a range.
+    ///
+    /// # Safety
+    /// Nobody uses the range meanwhile.
+    pub(crate) unsafe fn map_anew(&self, offset: usize, length: usize) -> io::Result<()> {
+        let place = NonZeroUsize::new(self.at(offset).addr()).unwrap();
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        // SAFETY: inside of our own mapping, which nobody uses there.
+        unsafe { mmap_anonymous(Some(place), NonZeroUsize::new(length).unwrap(), protection, flags) }?;
+        Ok(())
     }
 
     /// Gives up what a range holds.
