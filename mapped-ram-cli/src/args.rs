@@ -130,7 +130,8 @@ pub(crate) struct WriteArgs {
     /// Write over this file, which nobody needs any more, instead of into new room: faster. Its content is LOST
     ///
     /// Its name goes first, so that nobody reads it half-written; OUT appears when it is whole. It must be on OUT's file
-    /// system, and may be OUT itself.
+    /// system, and may be OUT itself. OUT keeps the room that the old file had, for the next that takes it over, also where its
+    /// pages are zero; --bridge none gives that back, which takes longer
     #[arg(long, value_name = "FILE", conflicts_with = "offset")]
     pub(crate) recycle: Option<PathBuf>,
     /// How to sum up what was done

@@ -17,6 +17,7 @@ use std::os::fd::AsRawFd;
 
 use crate::channel::Channel;
 use crate::iovec::IoVec;
+use crate::room::{clear, reserve};
 
 /// What direct I/O on a file asks of memory and of offsets, in bytes. Lengths are aligned as offsets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,7 @@ pub struct FileChannel {
     direct_from: usize,
     /// The flags of buffered calls: 0 or [`RWF_DONTCACHE`].
     flags: libc::c_int,
+    keeps_room: bool,
 }
 
 /// Drop what a call brought into the page cache as soon as it is on the disk. The C library does not name it yet.
@@ -83,7 +85,7 @@ const RWF_DONTCACHE: libc::c_int = 0x80;
 impl FileChannel {
     /// Through the page cache.
     pub fn buffered(file: File) -> Self {
-        Self { buffered: file, direct: None, direct_from: 0, flags: 0 }
+        Self { buffered: file, direct: None, direct_from: 0, flags: 0, keeps_room: false }
     }
 
     /// Through the page cache, leaving nothing there; as [`buffered`](Self::buffered) where
@@ -133,6 +135,16 @@ impl FileChannel {
     /// [`uncached`](Self::uncached).
     pub fn mixed(direct: File, buffered: File, alignment: Alignment, direct_from: usize) -> Self {
         Self { direct: Some((direct, alignment)), direct_from, ..Self::uncached(buffered) }
+    }
+
+    /// For writing over old data: clears without giving room back to the file system, where that is possible (what was data reads as
+    /// zeros and as a hole, and keeps its blocks for the next who writes there). Off unless said otherwise.
+    ///
+    /// To give room back costs time, above all where the file system tells the disk of it (mounted with `discard`).
+    #[must_use]
+    pub fn keeping_room(mut self, on: bool) -> Self {
+        self.keeps_room = on;
+        self
     }
 
     /// One call on one of the descriptors, with as much of `vecs` as it takes.
@@ -212,56 +224,12 @@ impl Channel for FileChannel {
     }
 
     fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        match fallocate(&self.buffered, libc::FALLOC_FL_KEEP_SIZE, offset, length) {
-            // A disk that is full, or broken, is told as early as it is known. All else is a file system that has no such
-            // thing, or not here.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT | libc::EIO)) => {
-                Err(error)
-            }
-            _ => Ok(()),
-        }
+        reserve(&self.buffered, offset, length)
     }
 
     fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match fallocate(&self.buffered, punch, offset, length) {
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                write_zeros(&self.buffered, offset, length)
-            }
-            other => other,
-        }
+        clear(&self.buffered, offset, length, self.keeps_room)
     }
-}
-
-/// `fallocate(2)`, again and again while it is interrupted.
-fn fallocate(file: &File, mode: libc::c_int, offset: u64, length: u64) -> io::Result<()> {
-    let off =
-        |value: u64| libc::off_t::try_from(value).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG));
-    let (offset, length) = (off(offset)?, off(length)?);
-    loop {
-        // SAFETY: a descriptor that is open, and numbers.
-        if unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, length) } == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// Zeros where there are no holes, up to the file's end: behind it there is nothing to clear.
-fn write_zeros(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-    let end = (offset + length).min(file.metadata()?.len());
-    let mut at = offset;
-    while at < end {
-        let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(ZEROS.len());
-        file.write_all_at(&ZEROS[..count], at)?;
-        at += count as u64;
-    }
-    Ok(())
 }
 
 type SystemCall = unsafe extern "C" fn(
@@ -293,8 +261,6 @@ unsafe fn positional(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -337,24 +303,6 @@ mod tests {
                 }
                 (_, None) => prop_assert!(false, "a part of nothing"),
             }
-        }
-
-        #[test]
-        fn zeros_are_written_up_to_the_end_and_no_further(
-            length in 0_usize..300_000,
-            offset in prop_oneof![1 => Just(0), 1 => Just(1), 3 => 0_u64..300_000],
-            count in 0_u64..300_000,
-        ) {
-            let file = tempfile::tempfile().unwrap();
-            let mut expected = vec![7; length];
-            file.write_all_at(&expected, 0).unwrap();
-            write_zeros(&file, offset, count).unwrap();
-            let within = |at: u64| usize::try_from(at).unwrap().min(length);
-            expected[within(offset)..within(offset + count)].fill(0);
-            let mut bytes = vec![0xEE; length];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            prop_assert!(bytes == expected);
-            prop_assert_eq!(file.metadata().unwrap().len(), length as u64);
         }
     }
 }

@@ -64,6 +64,8 @@ mod pool;
 #[cfg_attr(not(loom), expect(unreachable_pub, reason = "the model checker reaches it"))]
 mod queue;
 mod rate;
+#[expect(unsafe_code, reason = "system calls on a descriptor")]
+mod room;
 mod sync;
 #[expect(unsafe_code, reason = "hands raw memory to a channel")]
 mod transfer;

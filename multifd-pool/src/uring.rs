@@ -51,6 +51,12 @@ impl UringChannel {
         Ok(Self { ring: Some(ring), direct, alignment, direct_from, files })
     }
 
+    /// As [`FileChannel::keeping_room`].
+    #[must_use]
+    pub fn keeping_room(self, on: bool) -> Self {
+        Self { files: self.files.keeping_room(on), ..self }
+    }
+
     /// Whether the kernel lets this process have such rings, with the writes that they are for. Asked once.
     pub fn is_available() -> bool {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();

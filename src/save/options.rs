@@ -136,7 +136,8 @@ impl<'a> SaveOptions<'a> {
     /// Writes over the expendable file `old` instead of into new room, which is faster: the new file takes over its blocks.
     /// **What `old` holds is lost from [`create`](Self::create) on**, however the save ends; its name goes first, so that
     /// nobody reads it half-written. It must be on the file system of the new file, have one name, and may be the very file
-    /// that is saved to. Only for new files ([`create`](Self::create), [`save`](Self::save)).
+    /// that is saved to. The new file keeps the old one's room, also where its pages are zero, for the next that takes it over;
+    /// [`Bridge::None`] gives it back, which takes longer. Only for new files ([`create`](Self::create), [`save`](Self::save)).
     pub fn recycle(mut self, old: impl Into<PathBuf>) -> Self {
         self.recycle = Some(old.into());
         self
@@ -246,6 +247,7 @@ impl<'a> SaveOptions<'a> {
         let storage = RecycledFile::take_over(&old, path).map_err(|source| {
             Error::io(&old.display().to_string(), "take over the room of the file to recycle", source)
         })?;
+        let storage = if self.bridge == Bridge::None { storage.give_back_room() } else { storage };
         self.with_storage(Box::new(storage), blocks)
     }
 

@@ -21,6 +21,12 @@ pub(super) fn chunk(mode: IoMode) -> u64 {
     if matches!(mode, IoMode::Direct | IoMode::Mixed | IoMode::Uring) { CHUNK } else { CHUNK_BUFFERED }
 }
 
+/// Whether channels write one after the other, a region at a time. Through the page cache they do so in any case: every file system
+/// of Linux takes the file's lock for such a write; to wait for it in turn call by call only costs both.
+pub(super) fn takes_turns(mode: IoMode, is_slowed: bool) -> bool {
+    matches!(mode, IoMode::Buffered | IoMode::Uncached) && !is_slowed
+}
+
 /// How much of a block a channel scans, and has room reserved for, at a time, in bytes.
 ///
 /// Of 16, 64 and 256 MiB (1 GiB dense, synced, `cargo bench --bench side_by_side -- --only ours/auto`, medians of 5 to 7): 0.58,

@@ -9,7 +9,7 @@
 //! to the zero detector and to the channel.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
 use multifd_pool::{Channel, ChannelContext, IoVec, Piece, RateLimit, WorkError, Worker};
@@ -76,6 +76,8 @@ pub(crate) struct Manner {
     /// Whether what stands in the room of zero pages must be cleared.
     pub(crate) clears: bool,
     pub(crate) rate: Option<Arc<RateLimit>>,
+    /// Held while a region is written, where the file system lets one write in at a time; the others scan meanwhile.
+    pub(crate) turn: Option<Arc<Mutex<()>>>,
 }
 
 /// The state of one channel of a save.
@@ -139,6 +141,9 @@ impl SaveWorker {
         let piece = SliceBlock::new(start.addr(), pages * self.manner.page_size, offset)
             .map_err(|error| WorkError::Other(Box::new(error)))?;
         let runs = page_runs(&self.words[..], pages).bridged(self.manner.bridge);
+        let turn = self.manner.turn.clone();
+        // It guards nothing that a panic could leave half done.
+        let turn = turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
         make_room(&self.manner, &mut *self.channel, (&block.name, offset), runs.clone(), pages, context)?;
         for write in slice_pages(&piece, &self.limits, runs) {
             let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
@@ -157,6 +162,7 @@ impl SaveWorker {
         }
         // SAFETY: as above.
         unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
+        drop(turn);
 
         block.present.record(run.start, &self.looked_at, &self.words);
         if let Some(seen) = &block.seen {
@@ -183,7 +189,7 @@ fn make_room(
     let page_size = manner.page_size;
     let mut cleared = 0;
     if manner.clears && 2 * runs.clone().map(|run| run.end - run.start).sum::<u64>() < pages {
-        // Mostly zeros: one call for all of it is quicker than one for each gap, and what is not zero gets new room.
+        // Mostly zeros: one call for all of it is quicker than one for each gap, and there is room for what is not zero, or it is given below.
         context.clear(channel, block, offset, pages * page_size)?;
         cleared = pages;
     }

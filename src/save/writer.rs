@@ -13,7 +13,7 @@ use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 
 use super::mode::pick_mode;
 use super::options::SaveOptions;
-use super::plan::{chunk, plan};
+use super::plan::{chunk, plan, takes_turns};
 use super::policy::SyncMode;
 use super::report::SaveReport;
 use super::round::Part;
@@ -116,6 +116,7 @@ impl<'a> Writer<'a> {
             bridge: options.bridge.pages(page_size),
             clears: storage.holds_old_bytes(),
             rate: options.max_bandwidth.map(|rate| Arc::new(RateLimit::new(rate))),
+            turn: takes_turns(io_mode, options.max_bandwidth.is_some()).then(Arc::default),
         };
         let pool = Pool::<SaveBatch>::builder()
             .channels(options.channels)

@@ -124,7 +124,7 @@ impl Storage for AtomicFile {
         self.shown.display().to_string()
     }
 
-    open::methods_of_a_file!();
+    open::methods_of_a_file!(|_| open::Purpose::Write);
 
     fn is_in_place(&self) -> bool {
         false

@@ -56,7 +56,7 @@ impl Storage for InPlaceFile {
         self.shown.clone()
     }
 
-    open::methods_of_a_file!();
+    open::methods_of_a_file!(|_| open::Purpose::Write);
 
     fn is_in_place(&self) -> bool {
         true

@@ -48,15 +48,26 @@ pub(super) fn reopen_direct(file: &File, write: bool) -> Option<File> {
 /// than the disk's own drift, and direct takes a tenth of the processor time.
 const DIRECT_FROM: usize = 512 << 10;
 
+/// What a channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Read,
+    Write,
+    /// Writing over old bytes: what is cleared keeps its room ([`FileChannel::keeping_room`]).
+    WriteOver,
+}
+
 /// A channel over descriptors of its own.
-pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+pub(super) fn channel(file: &File, purpose: Purpose, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+    let write = purpose != Purpose::Read;
+    let keeps_room = purpose == Purpose::WriteOver;
     let buffered = reopen_buffered(file, write)?;
     let direct = match mode {
         IoMode::Direct | IoMode::Mixed | IoMode::Uring => reopen_direct(file, write),
-        IoMode::Uncached => return Ok(Box::new(FileChannel::uncached(buffered))),
+        IoMode::Uncached => return Ok(Box::new(FileChannel::uncached(buffered).keeping_room(keeps_room))),
         IoMode::Auto | IoMode::Buffered => None,
     };
-    Ok(match direct {
+    let channel = match direct {
         Some(direct) => {
             let alignment = Alignment::of(&direct)?;
             #[cfg(feature = "io-uring")]
@@ -65,17 +76,18 @@ pub(super) fn channel(file: &File, write: bool, mode: IoMode) -> io::Result<Box<
                 // Where too little memory may be locked for another ring, this channel does without.
                 let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
                 if let Ok(channel) = UringChannel::new(direct, buffered, alignment, DIRECT_FROM) {
-                    return Ok(Box::new(channel));
+                    return Ok(Box::new(channel.keeping_room(keeps_room)));
                 }
             }
-            Box::new(match mode {
+            match mode {
                 IoMode::Mixed | IoMode::Uring => FileChannel::mixed(direct, buffered, alignment, DIRECT_FROM),
                 _ => FileChannel::direct(direct, buffered, alignment),
-            })
+            }
         }
-        None if matches!(mode, IoMode::Mixed | IoMode::Uring) => Box::new(FileChannel::uncached(buffered)),
-        None => Box::new(FileChannel::buffered(buffered)),
-    })
+        None if matches!(mode, IoMode::Mixed | IoMode::Uring) => FileChannel::uncached(buffered),
+        None => FileChannel::buffered(buffered),
+    };
+    Ok(Box::new(channel.keeping_room(keeps_room)))
 }
 
 /// The mode that [`channel`] will really give.
@@ -98,11 +110,13 @@ pub(super) fn disk_bytes(file: &File) -> Option<u64> {
     file.metadata().ok().map(|metadata| metadata.blocks() * UNIT)
 }
 
-/// The methods of [`Storage`](super::Storage) that are the same for all that is one `file` of the system's.
+/// The methods of [`Storage`](super::Storage) that are the same for all that is one `file` of the system's; its channels are for what
+/// `$purpose` says of it.
 macro_rules! methods_of_a_file {
-    () => {
+    ($purpose:expr) => {
         fn channel(&mut self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-            open::channel(&self.file, true, mode)
+            let purpose: fn(&Self) -> open::Purpose = $purpose;
+            open::channel(&self.file, purpose(self), mode)
         }
 
         fn effective_mode(&self, mode: IoMode) -> IoMode {

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! What the old file held beside the new one's pages becomes a hole at once; what it held in the room of pages that are
-//! zero now is cleared page by page ([`Storage::holds_old_bytes`]). A recycled file that is dropped before it was published
+//! zero now is cleared page by page ([`Storage::holds_old_bytes`]). What is cleared keeps its blocks, which the next save over this
+//! file will find, unless [`RecycledFile::give_back_room`] is asked for: the file system has it again then, and that takes time. A recycled file that is dropped before it was published
 //! is removed: its old content is gone in any case.
 //!
 //! A file that has more than one name is refused, for under the other names it would change; so is one on another file
@@ -43,6 +44,7 @@ pub struct RecycledFile {
     file_name: OsString,
     /// What the file is called in `directory` while it is written; `None` once it has its final name.
     passing: Option<OsString>,
+    keeps_room: bool,
 }
 
 impl RecycledFile {
@@ -74,13 +76,32 @@ impl RecycledFile {
             );
         }
         let passing = take_name(&old_directory, &old_name, &directory)?;
-        let this = Self { file, shown: path.to_owned(), directory, file_name, passing: Some(passing) };
+        let this = Self {
+            file,
+            shown: path.to_owned(),
+            directory,
+            file_name,
+            passing: Some(passing),
+            keeps_room: true,
+        };
         // Durable whatever was asked for the new file: else a power cut could bring the old name back over new bytes.
         old_directory.sync_all()?;
         this.directory.sync_all()?;
         this.file.write_all_at(&INCOMPLETE_MAGIC, 0)?;
         this.file.sync_all()?;
         Ok(this)
+    }
+
+    /// Makes what is cleared a hole that takes no room, so that the new file takes no more of it than one that was begun anew. It costs
+    /// time: with a file system that tells the disk of free room (`discard`), more than the blocks that were taken over save.
+    #[must_use]
+    pub fn give_back_room(mut self) -> Self {
+        self.keeps_room = false;
+        self
+    }
+
+    fn purpose(&self) -> open::Purpose {
+        if self.keeps_room { open::Purpose::WriteOver } else { open::Purpose::Write }
     }
 }
 
@@ -118,11 +139,11 @@ impl Storage for RecycledFile {
         self.shown.display().to_string()
     }
 
-    open::methods_of_a_file!();
+    open::methods_of_a_file!(Self::purpose);
 
     fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
         self.file.set_len(length)?;
-        let mut channel = FileChannel::buffered(self.file.try_clone()?);
+        let mut channel = FileChannel::buffered(self.file.try_clone()?).keeping_room(self.keeps_room);
         // The broken magic stays: at no moment is it anything else.
         let mut at = crate::convert::to_u64(INCOMPLETE_MAGIC.len());
         for place in pages {

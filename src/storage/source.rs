@@ -69,7 +69,7 @@ impl Source for FileSource {
     }
 
     fn channel(&self, _index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-        open::channel(&self.file, false, mode)
+        open::channel(&self.file, open::Purpose::Read, mode)
     }
 
     fn file(&self) -> Option<&File> {
