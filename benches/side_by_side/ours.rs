@@ -17,8 +17,8 @@ pub(crate) enum Mode {
     Uncached,
     Mixed,
     Auto,
-    /// Direct, over an old snapshot of the same guest.
-    DirectRecycle,
+    /// As it is picked, over an old snapshot of the same guest.
+    Recycle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,7 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) fn all() -> Vec<Self> {
-        let two =
-            [Mode::Direct, Mode::Buffered, Mode::Uncached, Mode::Mixed, Mode::Auto, Mode::DirectRecycle];
+        let two = [Mode::Direct, Mode::Buffered, Mode::Uncached, Mode::Mixed, Mode::Auto, Mode::Recycle];
         let two = two.map(|mode| Self { mode, channels: 2 });
         let direct = [1, 4].map(|channels| Self { mode: Mode::Direct, channels });
         two.into_iter().chain(direct).collect()
@@ -43,7 +42,7 @@ impl Way {
             Mode::Uncached => "uncached",
             Mode::Mixed => "mixed",
             Mode::Auto => "auto",
-            Mode::DirectRecycle => "direct+recycle",
+            Mode::Recycle => "auto+recycle",
         };
         format!("ours/{mode}-{}ch", self.channels)
     }
@@ -58,13 +57,13 @@ impl Way {
             Mode::Uncached => options.io_mode(IoMode::Uncached),
             Mode::Mixed => options.io_mode(IoMode::Mixed),
             Mode::Auto => options.io_mode(IoMode::Auto),
-            Mode::DirectRecycle => options.io_mode(IoMode::Direct).recycle(old),
+            Mode::Recycle => options.recycle(old),
         }
     }
 
     /// Makes the old snapshot that is written over: all pages in use, synced. Not timed.
     pub(crate) fn prepare(self, memory: &Mapped, old: &Path) -> Result<()> {
-        if self.mode == Mode::DirectRecycle {
+        if self.mode == Mode::Recycle {
             SaveOptions::new()
                 .io_mode(IoMode::Direct)
                 .zero_detection(false)
