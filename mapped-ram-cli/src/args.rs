@@ -183,6 +183,18 @@ pub(crate) enum Mode {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LoadMode {
+    /// Through the page cache if most of the file is there, else past it, which leaves nothing there
+    Auto,
+    /// Through the page cache: for a file that is restored again and again
+    Buffered,
+    /// Past the page cache where the file system can
+    Direct,
+    /// Past it with many reads in flight, where the kernel can (io_uring)
+    Uring,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sync {
     /// A power cut may take it all
     None,
@@ -272,9 +284,15 @@ pub(crate) struct RestoreArgs {
     /// How many threads read, 1 to 255 [default: the number of cores, at most 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) channels: Option<u8>,
-    /// Read past the page cache (O_DIRECT) where the file system can
-    #[arg(long)]
+    /// Through the page cache or past it (O_DIRECT)
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = LoadMode::Auto)]
+    pub(crate) mode: LoadMode,
+    /// The same as --mode direct
+    #[arg(long, conflicts_with = "mode")]
     pub(crate) direct_io: bool,
+    /// How to sum up what was done
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = Stats::Text)]
+    pub(crate) stats: Stats,
     #[command(flatten)]
     pub(crate) read: ReadArgs,
 }

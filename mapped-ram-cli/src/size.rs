@@ -1,5 +1,7 @@
 //! Sizes and offsets as QEMU writes them: `64M`, `1G`, `12345`, `0x1000`.
 
+use std::time::Duration;
+
 /// A number of bytes, with one of the suffixes `b`, `k`, `M`, `G`, `T` (powers of 1024, in either case), or in hex with
 /// `0x` and none.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
@@ -40,6 +42,12 @@ fn too_large(text: &str) -> String {
 /// A number of bytes for people: `64.0 MiB`.
 pub(crate) fn show(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
+}
+
+/// Bytes in a time, in GiB a second.
+pub(crate) fn gib_per_second(bytes: u64, time: Duration) -> f64 {
+    let gib = f64::from(u32::try_from(bytes >> 20).unwrap_or(u32::MAX)) / 1024.0;
+    gib / time.as_secs_f64().max(1e-9)
 }
 
 #[cfg(test)]

@@ -369,10 +369,16 @@ fn what_is_saved_is_restored_into_files_new_and_old() {
         prop::collection::vec(0_u8..3, 1..200),
         prop::collection::vec(0_u8..3, 1..50),
         1_u8..5,
-        any::<bool>(),
+        prop::sample::select(vec![
+            "--direct-io",
+            "--mode=auto",
+            "--mode=buffered",
+            "--mode=uring",
+            "--stats=json",
+        ]),
         any::<bool>(),
     );
-    check(file!(), &strategy, |(one, two, channels, direct, exists)| {
+    check(file!(), &strategy, |(one, two, channels, flag, exists)| {
         let dir = dir();
         let (one_path, one_memory) = ram_file(&dir, "one", &one);
         let (two_path, two_memory) = ram_file(&dir, "two", &two);
@@ -388,12 +394,17 @@ fn what_is_saved_is_restored_into_files_new_and_old() {
         let channels = channels.to_string();
         let mut arguments = vec!["restore", "--block", "/rom", "--into", text(&into[1])];
         arguments.extend(["--block", "pc.ram", "--into", text(&into[0]), "--channels", &channels]);
-        if direct {
-            arguments.push("--direct-io");
-        }
-        arguments.push(text(&out));
+        arguments.extend([flag, text(&out)]);
         let (said, _) = expect(0, &arguments);
-        prop_assert!(said.contains("block `pc.ram`") && said.contains("pages read"), "{}", said);
+        if flag == "--stats=json" {
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+            let pages = one.iter().chain(&two).filter(|kind| **kind != 0).count();
+            prop_assert_eq!(&said["pages_read"], pages);
+            prop_assert_eq!(&said["guest_bytes"], one_memory.len() + two_memory.len());
+            prop_assert_eq!(&said["restored"][1]["block"], "pc.ram");
+        } else {
+            prop_assert!(said.contains("block `pc.ram`") && said.contains("pages read"), "{}", said);
+        }
         prop_assert!(fs::read(&into[0]).unwrap() == one_memory);
         prop_assert!(fs::read(&into[1]).unwrap() == two_memory);
         let present = one.iter().filter(|kind| **kind != 0).count();

@@ -9,18 +9,19 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mapped_ram::storage::IoMode;
-use mapped_ram::{Block, LoadOptions, Reader};
+use mapped_ram::{Block, LoadOptions, LoadReport, Reader};
+use serde_json::json;
 
 use super::{find_block, open_args};
-use crate::args::RestoreArgs;
+use crate::args::{LoadMode, RestoreArgs, Stats};
 use crate::exit::{Outcome, Problem};
 use crate::files::{expect_another, expect_regular_or_nothing};
 use crate::ram_file::GuestRam;
 use crate::signals::interruptible;
-use crate::size::show;
+use crate::size::{gib_per_second, show};
 use crate::{progress, say};
 
 pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
@@ -37,7 +38,13 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     let began = Instant::now();
     let bar = progress::bar("restore", wanted.iter().map(|(block, _)| block.used_length()).sum());
     let mut options = LoadOptions::new()
-        .io_mode(if args.direct_io { IoMode::Direct } else { IoMode::Buffered })
+        .io_mode(match args.mode {
+            _ if args.direct_io => IoMode::Direct,
+            LoadMode::Auto => IoMode::Auto,
+            LoadMode::Buffered => IoMode::Buffered,
+            LoadMode::Direct => IoMode::Direct,
+            LoadMode::Uring => IoMode::Uring,
+        })
         .cancel(cancel)
         .progress(progress::callback(&bar));
     if let Some(channels) = args.channels {
@@ -50,18 +57,54 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
         Ok(report) => report,
         Err(problem) => return Err(give_up(problem, memories)),
     };
+    tell(args, &reader, &wanted, &report, began.elapsed())?;
+    Ok(Outcome::Good)
+}
+
+/// Sums up what was read.
+fn tell(
+    args: &RestoreArgs,
+    reader: &Reader,
+    wanted: &[(&Block, &Path)],
+    report: &LoadReport,
+    time: Duration,
+) -> Result<(), Problem> {
     let totals = report.totals();
-    for (block, path) in &wanted {
+    let guest_bytes: u64 = wanted.iter().map(|(block, _)| block.used_length()).sum();
+    let rate = gib_per_second(guest_bytes, time);
+    if args.stats == Stats::Json {
+        let restored: Vec<_> = wanted
+            .iter()
+            .map(|(block, path)| json!({ "block": block.idstr(), "into": path.to_string_lossy(), "bytes": block.used_length() }))
+            .collect();
+        return say::raw(
+            &json!({
+                "file": reader.file(),
+                "restored": restored,
+                "guest_bytes": guest_bytes,
+                "pages_read": totals.pages,
+                "zero_pages": totals.zero_pages,
+                "bytes_read": totals.bytes,
+                "read_calls": totals.calls,
+                "seconds": time.as_secs_f64(),
+                "gib_per_second": rate,
+                "channels": report.channels.len(),
+                "mode": report.io_mode.name(),
+            })
+            .to_string(),
+        );
+    }
+    for (block, path) in wanted {
         say::line(&format!("{}: block `{}`, {}", path.display(), block.idstr(), show(block.used_length())))?;
     }
     say::line(&format!(
-        "{}: {} pages read, {} zero; {:.2} s",
+        "{}: {} pages read, {} zero; {:.2} s, {rate:.2} GiB/s, {}",
         reader.file(),
         totals.pages,
         totals.zero_pages,
-        began.elapsed().as_secs_f64()
-    ))?;
-    Ok(Outcome::Good)
+        time.as_secs_f64(),
+        report.io_mode
+    ))
 }
 
 /// Each block and the file that is to hold it, the n-th `--block` with the n-th `--into`.

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::args::{Mode, Stats, WriteArgs};
 use crate::exit::Problem;
 use crate::say;
-use crate::size::show;
+use crate::size::{gib_per_second, show};
 
 /// Sums up what was written to `out`.
 pub(crate) fn tell(out: &Path, args: &WriteArgs, report: &SaveReport) -> Result<(), Problem> {
@@ -31,8 +31,7 @@ fn total_time(report: &SaveReport) -> Duration {
 
 /// Bytes of guest memory a second, in GiB.
 fn rate(report: &SaveReport) -> f64 {
-    let gib = f64::from(u32::try_from(report.guest_bytes >> 20).unwrap_or(u32::MAX)) / 1024.0;
-    gib / total_time(report).as_secs_f64().max(1e-9)
+    gib_per_second(report.guest_bytes, total_time(report))
 }
 
 fn text(out: &Path, report: &SaveReport) -> String {
