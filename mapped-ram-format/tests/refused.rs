@@ -15,6 +15,26 @@ fn another_file() {
 }
 
 #[test]
+fn a_cut_stream_says_inside_of_what_it_ends() {
+    let whole = Stream::new();
+    let inside = [
+        (2, "its magic"),
+        (20, "its configuration"),
+        (70, "the start of its ram section"),
+        (whole.layout.records_offset() + 3, "a block's record"),
+    ];
+    for (cut, what) in inside {
+        let mut stream = Stream::new();
+        stream.file.truncate(usize::try_from(cut).unwrap());
+        stream.is(Defect::EndsInside(what), cut);
+    }
+    let mut stream = Stream::new();
+    let end = stream.layout.tail_offset();
+    stream.file.truncate(usize::try_from(end).unwrap() + 3);
+    stream.is(Defect::EndsInside("the end of its ram section"), end + 3);
+}
+
+#[test]
 fn a_stream_that_was_never_finished() {
     for magic in [b"part", b"\0\0\0\0"] {
         let stream = Stream::new().put(0, magic);

@@ -24,12 +24,14 @@ fn two_blocks_of_one_name() {
 
 #[test]
 fn another_header_version() {
-    let stream = Stream::new();
-    let at = stream.version(1);
-    let stream = stream.put(at + 3, &[2]);
-    stream.is_in("rom1", Defect::Version { of: "a block's header", found: 2 }, at);
-    assert_eq!(stream.refused().kind(), ErrorKind::Unsupported);
-    assert_eq!(stream.put(at + 3, &[0]).refused().kind(), ErrorKind::Damaged);
+    for (block, name) in ["ram0", "rom1"].into_iter().enumerate() {
+        let stream = Stream::new();
+        let at = stream.version(block);
+        let stream = stream.put(at + 3, &[2]);
+        stream.is_in(name, Defect::Version { of: "a block's header", found: 2 }, at);
+        assert_eq!(stream.refused().kind(), ErrorKind::Unsupported);
+        assert_eq!(stream.put(at + 3, &[0]).refused().kind(), ErrorKind::Damaged);
+    }
 }
 
 #[test]

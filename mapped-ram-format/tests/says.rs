@@ -54,6 +54,18 @@ fn a_machine_name_may_have_4096_bytes_and_no_more() {
     assert!(plan(4097).build().unwrap_err().to_string().contains("4096"));
 }
 
+/// The items of a head are added up, not looked at one by one: a long one may follow a long one.
+#[test]
+fn a_head_may_be_long_as_long_as_its_items_together_are_within_the_limit() {
+    let capability = |number: u8| format!("{number:03}{}", "x".repeat(252));
+    let configuration = (0..255).fold(Configuration::new("m".repeat(4096)), |configuration, number| {
+        configuration.with_capability(&capability(number))
+    });
+    let plan = LayoutPlan::new().configuration(configuration).block(BlockPlan::new("ram0", 1 << 20));
+    let layout = plan.build().unwrap();
+    assert_eq!(decode_checked(&file_with_tail(&layout), 0).unwrap(), layout);
+}
+
 /// Ten pages take 4 bytes of a bitmap with words of 32 bits, and 8 with words of 64.
 #[test]
 fn a_bitmap_that_only_short_words_fit_into_says_so() {
