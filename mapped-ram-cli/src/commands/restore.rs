@@ -37,7 +37,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     let began = Instant::now();
     let bar = progress::bar("restore", wanted.iter().map(|(block, _)| block.used_length()).sum());
     let mut options = LoadOptions::new()
-        .io_mode(if args.direct_io { IoMode::Direct } else { IoMode::Buffered })
+        .io_mode(if args.direct_io { IoMode::Uring } else { IoMode::Buffered })
         .cancel(cancel)
         .progress(progress::callback(&bar));
     if let Some(channels) = args.channels {
