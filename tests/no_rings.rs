@@ -75,7 +75,7 @@ fn without_rings_saves_and_loads_are_what_they_are_with_them() {
         match asked {
             // Whether it is cold is the system's to say.
             IoMode::Auto => {
-                assert!([direct, IoMode::Buffered].contains(&report.io_mode), "{}", report.io_mode)
+                assert!([direct, IoMode::Buffered].contains(&report.io_mode), "{}", report.io_mode);
             }
             IoMode::Buffered => assert_eq!(report.io_mode, IoMode::Buffered),
             _ => assert_eq!(report.io_mode, direct),

@@ -23,7 +23,7 @@ pub enum Destination {
     /// where a present one is in the same huge page, usually 2 MiB. The advice stays when the load is over.
     Fresh,
     /// Zeros, and it was perhaps never touched: absent pages are left alone, so that they cost no memory.
-    /// [`LoadOptions::check_zeroed`] checks the promise.
+    /// [`LoadOptions::check_zeroed`](crate::LoadOptions::check_zeroed) checks the promise.
     Zeroed,
     /// Anything: absent pages are cleared.
     Used,
