@@ -57,6 +57,7 @@ impl Contender {
             }
             Cache::Cold => {
                 all.extend([1, 2].map(|channels| ours(IoMode::Direct, channels)));
+                all.extend([1, 2].map(|channels| ours(IoMode::Uring, channels)));
                 all.extend(buffered);
                 all.extend([2, 4].map(|channels| qemu(true, channels)));
                 all.push(plain(2, false));

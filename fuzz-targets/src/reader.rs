@@ -234,11 +234,11 @@ fn every_way(block: &mapped_ram::Block, input: &Input) -> mapped_ram::Result<()>
     let length = usize::try_from(block.used_length()).unwrap();
     let mut read = vec![0xEE; length];
     block.read_at(0, &mut read)?;
-    let modes = [IoMode::Auto, IoMode::Buffered, IoMode::Direct, IoMode::Uncached];
+    let modes = [IoMode::Auto, IoMode::Buffered, IoMode::Direct, IoMode::Uncached, IoMode::Uring];
     let options = || {
         LoadOptions::new()
             .channels(usize::from(input.load.channels % 3) + 1)
-            .io_mode(modes[usize::from(input.load.io_mode % 4)])
+            .io_mode(modes[usize::from(input.load.io_mode) % modes.len()])
             .check_zeroed(input.load.check_zeroed)
     };
     for destination in [Destination::Used, Destination::Zeroed, Destination::Fresh] {

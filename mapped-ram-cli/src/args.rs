@@ -287,7 +287,7 @@ pub(crate) struct RestoreArgs {
     /// Through the page cache or past it (O_DIRECT)
     #[arg(long, value_name = "MODE", value_enum, default_value_t = LoadMode::Auto)]
     pub(crate) mode: LoadMode,
-    /// The same as --mode direct
+    /// The same as --mode uring: past the page cache in any case
     #[arg(long, conflicts_with = "mode")]
     pub(crate) direct_io: bool,
     /// How to sum up what was done

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::iovec::IoVec;
 use crate::piece::Piece;
+use crate::read_piece::ReadPiece;
 
 /// What carries the I/O of one channel: one call is one system call, as short or interrupted as the system likes.
 /// [`write_all_at`](crate::write_all_at) and [`read_exact_at`](crate::read_exact_at) make whole transfers of them.
@@ -39,6 +40,19 @@ pub trait Channel: Send {
     /// # Safety
     /// Each piece's memory must be readable for its length until the call returns.
     unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
+        let _ = pieces;
+        0
+    }
+
+    /// Reads as much as it likes of `pieces`, many at a time and in any order; says in each how much of it was read, and gives the
+    /// number of system calls it took. When it returns, nothing writes to the memory any more.
+    ///
+    /// It is an offer: what is left, and what failed, is read by [`read_at`](Self::read_at) afterwards, which then tells the
+    /// error. The default reads nothing.
+    ///
+    /// # Safety
+    /// Each piece's memory must be writable for its length until the call returns. Pieces may share memory that nobody looks at.
+    unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
         let _ = pieces;
         0
     }
@@ -81,6 +95,11 @@ impl<C: Channel + ?Sized> Channel for Box<C> {
     unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
         // SAFETY: the caller's promise, passed on.
         unsafe { (**self).write_many(pieces) }
+    }
+
+    unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
+        // SAFETY: the caller's promise, passed on.
+        unsafe { (**self).read_many(pieces) }
     }
 
     fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {

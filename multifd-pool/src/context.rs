@@ -8,6 +8,7 @@ use crate::counters::ChannelCounters;
 use crate::error::{Direction, Operation, TransferError, WorkError};
 use crate::iovec::IoVec;
 use crate::piece::Piece;
+use crate::read_piece::ReadPiece;
 use crate::transfer::whole;
 
 /// What a worker has at hand while it runs a batch: which channel it is, its counters, and whether it should stop.
@@ -100,6 +101,41 @@ impl ChannelContext<'_> {
             // SAFETY: the caller's promise, passed on, for a part of the piece.
             unsafe { self.write_all(channel, block, &[vec], offset) }?;
             piece.done = piece.vec.len();
+        }
+        Ok(())
+    }
+
+    /// Fills the memory of all `pieces`: many at a time where the channel can ([`Channel::read_many`]), what is left one after the
+    /// other, each as [`read_exact`](Self::read_exact). Afterwards every piece is done; after an error, those that say so.
+    ///
+    /// # Errors
+    /// As [`read_exact`](Self::read_exact), of the first piece that could not be read.
+    ///
+    /// # Safety
+    /// Each piece's memory must be writable for its length until the call returns. Pieces may share memory that nobody looks at.
+    #[expect(unsafe_code, reason = "raw memory, passed on")]
+    pub unsafe fn read_pieces<C: Channel + ?Sized>(
+        &mut self,
+        channel: &mut C,
+        block: &Arc<str>,
+        pieces: &mut [ReadPiece<'_>],
+    ) -> Result<(), WorkError> {
+        if self.is_stopped() {
+            return Err(WorkError::Cancelled);
+        }
+        let undone = |pieces: &[ReadPiece<'_>]| {
+            pieces.iter().fold(0, |sum: u64, piece| sum.saturating_add(piece.undone()))
+        };
+        let before = undone(pieces);
+        // SAFETY: the caller's promise, passed on.
+        self.counters.calls += unsafe { channel.read_many(pieces) };
+        self.counters.bytes += before.saturating_sub(undone(pieces));
+        let mut rest = Vec::new();
+        for piece in pieces.iter_mut().filter(|piece| piece.undone() > 0) {
+            let offset = piece.rest(&mut rest);
+            // SAFETY: the caller's promise, passed on, for a part of the piece.
+            unsafe { self.read_exact(channel, block, &rest, offset) }?;
+            piece.done = piece.len();
         }
         Ok(())
     }

@@ -64,6 +64,10 @@ mod pool;
 #[cfg_attr(not(loom), expect(unreachable_pub, reason = "the model checker reaches it"))]
 mod queue;
 mod rate;
+mod read_piece;
+#[cfg(feature = "io-uring")]
+#[expect(unsafe_code, reason = "hands raw memory to the kernel and waits for it")]
+mod ring;
 #[expect(unsafe_code, reason = "system calls on a descriptor")]
 mod room;
 mod sync;
@@ -72,7 +76,7 @@ mod transfer;
 #[expect(unsafe_code, reason = "a batch of raw memory")]
 mod transfer_worker;
 #[cfg(feature = "io-uring")]
-#[expect(unsafe_code, reason = "hands raw memory to the kernel and waits for it")]
+#[expect(unsafe_code, reason = "says which raw memory a ring gets")]
 mod uring;
 
 pub use builder::Builder;
@@ -86,6 +90,7 @@ pub use iovec::IoVec;
 pub use piece::Piece;
 pub use pool::{Pool, Worker};
 pub use rate::{RateLimit, RateSchedule};
+pub use read_piece::ReadPiece;
 pub use transfer::{read_exact_at, write_all_at};
 pub use transfer_worker::{IoBatch, IoWorker};
 #[cfg(feature = "io-uring")]

@@ -1,54 +1,57 @@
-//! A file as a channel with many writes in flight: io_uring, past the page cache.
+//! A file as a channel with many writes and reads in flight: io_uring, past the page cache.
 //!
-//! One thread keeps up to [`DEPTH`] writes in flight, and the kernel's own threads, not ours, wait for the file system. Decided
-//! here is only how long writes that are given together are carried out; short ones, all else, and whatever a ring does not
-//! bring to its end, are the mixed [`FileChannel`]'s that it is built on.
+//! One thread keeps them all in flight, and the kernel's own threads, not ours, wait for the file system. Decided here is only which
+//! of the transfers that are given together are a ring's ([`Ring`] carries them out); short writes, what is not aligned, all else, and
+//! whatever a ring does not bring to its end, are the [`FileChannel`]'s that it is built on.
 //!
-//! No call returns while the kernel still reads the caller's memory: what is in flight is waited for in every case.
+//! No call returns while the kernel still reads or writes the caller's memory: what is in flight is waited for in every case.
 //!
-//! Measured by `cargo bench --bench side_by_side -- --only ours/` (1 GiB, dense, synced, 2 channels, medians of 7, beside the same
-//! without a ring): 0.518 and 0.529 s, at 0.014 and 0.022 s of processor time. Scattered pages (5 percent in use, in runs of
-//! 128 KiB on average) took 0.063 s in a ring, in an
-//! earlier build, and 0.056 s through the page cache, which is why short writes go there now.
+//! Writes, measured by `cargo bench --bench side_by_side -- --only ours/` (1 GiB, dense, synced, 2 channels, medians of 7, beside the
+//! same without a ring): 0.518 and 0.529 s, at 0.014 and 0.022 s of processor time. Scattered pages (5 percent in use, in runs of
+//! 128 KiB on average) took 0.063 s in a ring, in an earlier build, and 0.056 s through the page cache, which is why short writes go
+//! there now. Reads of every length are the ring's: the page cache has nothing to gather there, and reads ahead what nobody asked for.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
-use io_uring::{IoUring, Probe, opcode, types};
+use io_uring::squeue::Entry;
+use io_uring::{opcode, types};
 
 use crate::channel::Channel;
 use crate::file::{Alignment, FileChannel};
 use crate::iovec::IoVec;
 use crate::piece::Piece;
+use crate::read_piece::ReadPiece;
+use crate::ring::Ring;
 
-/// How many writes are in flight at most: more than a region of a save has.
-const DEPTH: u32 = 32;
+/// The most that one entry of a ring has, in bytes. Longer ones go the usual way.
+const LONGEST: u64 = 1 << 30;
 
-/// The most that one write of a ring has, in bytes. Longer ones go the usual way.
-const LONGEST: usize = 1 << 30;
+/// The most iovecs that one entry of a ring has (`IOV_MAX`).
+const MOST_VECS: usize = 1024;
 
-/// A file, written past the page cache with many writes in flight where they are long, else as [`FileChannel::mixed`].
+/// A file, past the page cache with many transfers in flight: reads, and long writes. All else as the [`FileChannel`] that it was made
+/// with.
 pub struct UringChannel {
     /// `None` when it failed: then all goes through `files`.
-    ring: Option<IoUring>,
+    ring: Option<Ring>,
     direct: File,
     alignment: Alignment,
     /// Writes with fewer bytes than this are not the ring's.
-    direct_from: usize,
+    direct_from: u64,
     files: FileChannel,
 }
 
 impl UringChannel {
-    /// Over two descriptors of the same file, as [`FileChannel::mixed`].
+    /// Over two descriptors of the same file, as [`FileChannel::mixed`]; only writes of `direct_from` bytes and more are the ring's.
     ///
     /// # Errors
     /// What `io_uring_setup(2)` says: `ENOSYS` or `EPERM` where the kernel has it not, or not for this process.
     pub fn new(direct: File, buffered: File, alignment: Alignment, direct_from: usize) -> io::Result<Self> {
-        let ring = IoUring::new(DEPTH)?;
         let files = FileChannel::mixed(direct.try_clone()?, buffered, alignment, direct_from);
-        Ok(Self { ring: Some(ring), direct, alignment, direct_from, files })
+        Ok(Self { ring: Some(Ring::new()?), direct, alignment, direct_from: direct_from as u64, files })
     }
 
     /// As [`FileChannel::keeping_room`].
@@ -57,28 +60,69 @@ impl UringChannel {
         Self { files: self.files.keeping_room(on), ..self }
     }
 
-    /// Whether the kernel lets this process have such rings, with the writes that they are for. Asked once.
+    /// Whether the kernel lets this process have such rings, with the operations that they are for. Asked once.
     pub fn is_available() -> bool {
         static AVAILABLE: OnceLock<bool> = OnceLock::new();
-        *AVAILABLE.get_or_init(|| {
-            let mut probe = Probe::new();
-            IoUring::new(1)
-                .and_then(|ring| ring.submitter().register_probe(&mut probe))
-                .is_ok_and(|()| probe.is_supported(opcode::Write::CODE))
-        })
+        *AVAILABLE
+            .get_or_init(|| Ring::knows(&[opcode::Write::CODE, opcode::Read::CODE, opcode::Readv::CODE]))
+    }
+
+    /// Whether direct I/O takes the memory of `vecs` at `offset`, `length` bytes altogether, in one entry.
+    fn takes(&self, vecs: &[IoVec], offset: u64, length: u64) -> bool {
+        let is_aligned = |vec: &IoVec| {
+            vec.addr().addr().is_multiple_of(self.alignment.memory)
+                && (vec.len() as u64).is_multiple_of(self.alignment.offset)
+        };
+        (1..=LONGEST).contains(&length)
+            && vecs.len() <= MOST_VECS
+            && offset.is_multiple_of(self.alignment.offset)
+            && vecs.iter().all(is_aligned)
     }
 
     /// The write of `piece`, if a ring can take it.
-    fn entry(&self, piece: &Piece, index: usize) -> Option<io_uring::squeue::Entry> {
+    fn write(&self, piece: &Piece) -> Option<Entry> {
         let (vec, offset) = piece.rest();
-        let length = u64::try_from(vec.len()).ok()?;
-        let takes = (self.direct_from.max(1)..=LONGEST).contains(&vec.len())
-            && vec.addr().addr().is_multiple_of(self.alignment.memory)
-            && offset.is_multiple_of(self.alignment.offset)
-            && length.is_multiple_of(self.alignment.offset);
-        let write =
-            opcode::Write::new(types::Fd(self.direct.as_raw_fd()), vec.addr(), u32::try_from(length).ok()?);
-        takes.then(|| write.offset(offset).build().user_data(index as u64))
+        let length = vec.len() as u64;
+        if length < self.direct_from || !self.takes(&[vec], offset, length) {
+            return None;
+        }
+        let file = types::Fd(self.direct.as_raw_fd());
+        Some(opcode::Write::new(file, vec.addr(), u32::try_from(length).ok()?).offset(offset).build())
+    }
+
+    /// The read of `piece`, if a ring can take it: of a whole one, since what was read in part is rare.
+    fn read(&self, piece: &ReadPiece<'_>) -> Option<Entry> {
+        let ReadPiece { vecs, offset, done } = *piece;
+        if done != 0 || !self.takes(vecs, offset, piece.len()) {
+            return None;
+        }
+        let file = types::Fd(self.direct.as_raw_fd());
+        Some(if let [one] = vecs {
+            opcode::Read::new(file, one.addr(), u32::try_from(one.len()).ok()?).offset(offset).build()
+        } else {
+            let count = u32::try_from(vecs.len()).ok()?;
+            opcode::Readv::new(file, IoVec::as_libc(vecs), count).offset(offset).build()
+        })
+    }
+
+    /// Lets the ring carry out `entries`, and tells `moved` of each that succeeded which piece it is of, by its user data, and how many
+    /// bytes it moved. Gives the number of system calls.
+    ///
+    /// # Safety
+    /// The memory of the entries must stay valid for what they do until the call returns. `moved` must not panic.
+    unsafe fn carry_out(&mut self, entries: &[Entry], mut moved: impl FnMut(usize, u64)) -> u64 {
+        let Some(mut ring) = self.ring.take() else { return 0 };
+        let ended = |data, result| {
+            // An error is told by the call that tries once more.
+            if let (Ok(index), Ok(bytes)) = (usize::try_from(data), u64::try_from(result)) {
+                moved(index, bytes);
+            }
+        };
+        // SAFETY: the caller's promise; the descriptor is open as long as `self`.
+        let done = unsafe { ring.carry_out(entries, ended) };
+        // What a ring still holds goes with it.
+        self.ring = done.is_empty.then_some(ring);
+        done.calls
     }
 }
 
@@ -100,50 +144,30 @@ impl Channel for UringChannel {
     }
 
     unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
-        let Some(mut ring) = self.ring.take() else { return 0 };
-        let mut calls = 0;
-        let mut next = 0;
-        // Entries that the kernel has not taken yet, and those that it has and is not done with.
-        let (mut queued, mut running) = (0_usize, 0_usize);
-        loop {
-            while next < pieces.len() && queued + running < DEPTH as usize {
-                if let Some(entry) = self.entry(&pieces[next], next) {
-                    // SAFETY: the memory is readable until this function returns, by its contract, and it does not return
-                    // before the write is done; the descriptor is open as long as `self`.
-                    if unsafe { ring.submission().push(&entry) }.is_err() {
-                        break;
-                    }
-                    queued += 1;
-                }
-                next += 1;
+        let numbered = (0_u64..).zip(&*pieces);
+        let entries: Vec<Entry> =
+            numbered.filter_map(|(index, piece)| Some(self.write(piece)?.user_data(index))).collect();
+        let moved = |index: usize, bytes| {
+            if let Some(piece) = pieces.get_mut(index) {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                piece.done = piece.done.saturating_add(bytes).min(piece.vec.len());
             }
-            if queued + running == 0 {
-                break;
+        };
+        // SAFETY: the memory is readable until this function returns, by its contract.
+        unsafe { self.carry_out(&entries, moved) }
+    }
+
+    unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
+        let numbered = (0_u64..).zip(&*pieces);
+        let entries: Vec<Entry> =
+            numbered.filter_map(|(index, piece)| Some(self.read(piece)?.user_data(index))).collect();
+        let moved = |index: usize, bytes| {
+            if let Some(piece) = pieces.get_mut(index) {
+                piece.done = piece.done.saturating_add(bytes).min(piece.len());
             }
-            calls += 1;
-            match ring.submit_and_wait(1) {
-                Ok(taken) => {
-                    let taken = taken.min(queued);
-                    queued -= taken;
-                    running += taken;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel has nothing of ours; with the ring goes what it was not given.
-                Err(_) if running == 0 => return calls,
-                // Out of room for the moment. What is running ends by itself.
-                Err(_) => std::thread::yield_now(),
-            }
-            for done in ring.completion() {
-                running = running.saturating_sub(1);
-                let piece = usize::try_from(done.user_data()).ok().and_then(|index| pieces.get_mut(index));
-                // An error is told by the call that tries once more.
-                if let (Some(piece), Ok(written)) = (piece, usize::try_from(done.result())) {
-                    piece.done = (piece.done + written).min(piece.vec.len());
-                }
-            }
-        }
-        self.ring = Some(ring);
-        calls
+        };
+        // SAFETY: the memory is writable until this function returns, by its contract, and so long the lists of it are borrowed.
+        unsafe { self.carry_out(&entries, moved) }
     }
 
     fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
@@ -152,5 +176,109 @@ impl Channel for UringChannel {
 
     fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
         self.files.clear(offset, length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    const PAGE: usize = 4096;
+    /// Several times what is in flight at a time.
+    const PAGES: usize = 100;
+
+    /// A channel whose ring answers so many calls and refuses all others; `None` where the kernel gives no rings.
+    fn breaking(file: &File, calls: u64) -> Option<UringChannel> {
+        if !UringChannel::is_available() {
+            eprintln!("NOT TESTED: this kernel, or its settings, gives no io_uring");
+            return None;
+        }
+        let alignment = Alignment { memory: 1, offset: PAGE as u64 };
+        let (direct, buffered) = (file.try_clone().unwrap(), file.try_clone().unwrap());
+        let mut channel = UringChannel::new(direct, buffered, alignment, 0).unwrap();
+        channel.ring.as_mut().unwrap().calls_left = Some(calls);
+        Some(channel)
+    }
+
+    fn bytes() -> Vec<u8> {
+        (0..PAGES * PAGE).map(|at| u8::try_from(at / PAGE % 250).unwrap() + 1).collect()
+    }
+
+    /// Of a ring that breaks after so many calls, what must be true of the pieces that it says are done, and how many they are.
+    fn expect_some_done(calls: u64, done: &[bool], is_there: &[bool], ring: bool) {
+        let count = done.iter().filter(|done| **done).count();
+        assert!(
+            done.iter().zip(is_there).all(|(done, there)| !done || *there),
+            "{calls}: done, and is not there"
+        );
+        assert_eq!(ring, count == PAGES, "{calls} calls, {count} done: a ring that broke is not asked again");
+        match calls {
+            0 => assert_eq!(count, 0),
+            // No more were taken than there is room for.
+            1 => assert!((1..PAGES).contains(&count), "{count}"),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_ring_that_breaks_among_writes_has_done_what_it_says_and_the_rest_is_left() {
+        let bytes = bytes();
+        for calls in 0.. {
+            let file = tempfile::tempfile().unwrap();
+            let Some(mut channel) = breaking(&file, calls) else { return };
+            let piece = |(page, at): (&[u8], u64)| Piece::new(IoVec::from_const(page.as_ptr(), PAGE), at);
+            let offsets = (0..).step_by(PAGE);
+            let mut pieces: Vec<Piece> = bytes.chunks(PAGE).zip(offsets).map(piece).collect();
+            // SAFETY: `bytes` lives on, and is only read.
+            unsafe { channel.write_many(&mut pieces) };
+            let mut now = vec![0; bytes.len()];
+            let read = file.read_at(&mut now, 0).unwrap();
+            now.truncate(read);
+            now.resize(bytes.len(), 0);
+            let done: Vec<bool> = pieces.iter().map(|piece| piece.done == PAGE).collect();
+            let is_there: Vec<bool> = now.chunks(PAGE).zip(bytes.chunks(PAGE)).map(|(a, b)| a == b).collect();
+            expect_some_done(calls, &done, &is_there, channel.ring.is_some());
+            if channel.ring.is_some() {
+                return;
+            }
+            // SAFETY: as above.
+            let calls = unsafe { channel.write_many(&mut pieces) };
+            assert_eq!(calls, 0, "a ring that broke is not asked again");
+        }
+    }
+
+    #[test]
+    fn a_ring_that_breaks_among_reads_has_done_what_it_says_and_the_rest_is_left() {
+        let bytes = bytes();
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        for calls in 0.. {
+            let Some(mut channel) = breaking(&file, calls) else { return };
+            let mut memory = vec![0_u8; bytes.len()];
+            let start = memory.as_mut_ptr();
+            let vec = |page: usize| [IoVec::new(start.wrapping_add(page * PAGE), PAGE)];
+            let vecs: Vec<[IoVec; 1]> = (0..PAGES).map(vec).collect();
+            let mut pieces: Vec<ReadPiece<'_>> =
+                vecs.iter().zip((0..).step_by(PAGE)).map(|(vecs, at)| ReadPiece::new(vecs, at)).collect();
+            // SAFETY: `memory` lives on, and nobody looks at it meanwhile.
+            unsafe { channel.read_many(&mut pieces) };
+            let is_broken = channel.ring.is_none();
+            if is_broken {
+                let before: Vec<u64> = pieces.iter().map(|piece| piece.done).collect();
+                // SAFETY: as above.
+                let calls = unsafe { channel.read_many(&mut pieces) };
+                assert_eq!(calls, 0, "a ring that broke is not asked again");
+                assert_eq!(pieces.iter().map(|piece| piece.done).collect::<Vec<_>>(), before);
+            }
+            let done: Vec<bool> = pieces.iter().map(|piece| piece.done == PAGE as u64).collect();
+            let is_there: Vec<bool> =
+                memory.chunks(PAGE).zip(bytes.chunks(PAGE)).map(|(a, b)| a == b).collect();
+            expect_some_done(calls, &done, &is_there, !is_broken);
+            if !is_broken {
+                return;
+            }
+        }
     }
 }

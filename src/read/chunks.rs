@@ -14,9 +14,13 @@ pub(crate) fn default_channels() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 8))
 }
 
-/// Hands out all pages of `block`, a chunk at a time, in order.
-pub(super) fn for_each_chunk(block: &Block, mut each: impl FnMut(Range<u64>) -> Result<()>) -> Result<()> {
-    let chunk = (CHUNK / block.page_size()).max(1);
+/// Hands out all pages of `block`, `chunk` bytes at a time, in order.
+pub(super) fn for_each_chunk(
+    block: &Block,
+    chunk: u64,
+    mut each: impl FnMut(Range<u64>) -> Result<()>,
+) -> Result<()> {
+    let chunk = (chunk / block.page_size()).max(1);
     let mut at = 0;
     while at < block.pages() {
         let pages = at..at.saturating_add(chunk).min(block.pages());

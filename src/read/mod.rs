@@ -6,7 +6,6 @@
 
 mod block;
 mod chunks;
-#[expect(unsafe_code, reason = "memory that others may see is filled through raw pointers")]
 mod load;
 mod options;
 mod part;

@@ -185,7 +185,7 @@ impl Reader {
         for (block, zeros) in self.blocks().iter().zip(&zeros).filter(|(block, _)| !block.is_left_out()) {
             let present = Arc::clone(block.bitmap()?);
             let name: Arc<str> = Arc::from(block.idstr());
-            for_each_chunk(block, |pages| {
+            for_each_chunk(block, CHUNK, |pages| {
                 let batch = VerifyBatch {
                     name: Arc::clone(&name),
                     present: Arc::clone(&present),

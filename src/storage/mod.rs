@@ -36,13 +36,13 @@ pub use source::FileSource;
 #[non_exhaustive]
 pub enum IoMode {
     /// What suits the work: [`Uring`](Self::Uring), or [`Mixed`](Self::Mixed) without it, for a save that is to be durable, if
-    /// the guest's memory is aligned for that; a load goes past the page cache unless most of the file is there; all else
-    /// goes through it.
+    /// the guest's memory is aligned for that; a load goes past the page cache unless most of the file is there, by
+    /// [`Uring`](Self::Uring), or [`Direct`](Self::Direct) without it; all else goes through it.
     #[default]
     Auto,
     /// Through the page cache.
     Buffered,
-    /// Past the page cache (`O_DIRECT`); what is not aligned for it, and file systems that have no such thing, go
+    /// Past the page cache (`O_DIRECT`), each channel one call after the other; what is not aligned for it, and file systems that have no such thing, go
     /// through the page cache.
     Direct,
     /// Through the page cache, leaving nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where kernel or file system
@@ -51,8 +51,9 @@ pub enum IoMode {
     /// Long calls, of half a MiB or more, as [`Direct`](Self::Direct), short ones as [`Uncached`](Self::Uncached): the disk
     /// takes scattered pages faster when the page cache gathers them.
     Mixed,
-    /// As [`Mixed`](Self::Mixed), with many long writes in flight at a time: io_uring. It takes the feature `io-uring` and a
-    /// kernel that lets the process have it; else it is [`Mixed`](Self::Mixed).
+    /// With many transfers of each channel in flight at a time: io_uring. A save's long writes, and all else of it as
+    /// [`Mixed`](Self::Mixed); all that a load reads, long or short. It takes the feature `io-uring` and a kernel that lets the process
+    /// have it; else it is [`Mixed`](Self::Mixed) for what is written, and [`Direct`](Self::Direct) for what is read.
     Uring,
 }
 
@@ -179,6 +180,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When no further descriptor can be opened.
     fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>>;
+
+    /// The mode that channels asked for `mode` really get.
+    fn effective_mode(&self, mode: IoMode) -> IoMode {
+        mode
+    }
 
     /// The first stretch of data that begins at `offset` or behind it, as (start, end), before `end`; `None` when
     /// only a hole is left there. A source that does not know its holes answers `(offset, end)`.

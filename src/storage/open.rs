@@ -62,42 +62,60 @@ pub(super) fn channel(file: &File, purpose: Purpose, mode: IoMode) -> io::Result
     let write = purpose != Purpose::Read;
     let keeps_room = purpose == Purpose::WriteOver;
     let buffered = reopen_buffered(file, write)?;
+    let mode = substitute(write, mode);
     let direct = match mode {
         IoMode::Direct | IoMode::Mixed | IoMode::Uring => reopen_direct(file, write),
         IoMode::Uncached => return Ok(Box::new(FileChannel::uncached(buffered).keeping_room(keeps_room))),
         IoMode::Auto | IoMode::Buffered => None,
     };
-    let channel = match direct {
-        Some(direct) => {
-            let alignment = Alignment::of(&direct)?;
-            #[cfg(feature = "io-uring")]
-            // A ring is for writes; reads need none.
-            if write && mode == IoMode::Uring && UringChannel::is_available() {
-                // Where too little memory may be locked for another ring, this channel does without.
-                let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
-                if let Ok(channel) = UringChannel::new(direct, buffered, alignment, DIRECT_FROM) {
-                    return Ok(Box::new(channel.keeping_room(keeps_room)));
-                }
-            }
-            match mode {
-                IoMode::Mixed | IoMode::Uring => FileChannel::mixed(direct, buffered, alignment, DIRECT_FROM),
-                _ => FileChannel::direct(direct, buffered, alignment),
-            }
+    let Some(direct) = direct else {
+        let is_mixed = write && mode == IoMode::Uring || mode == IoMode::Mixed;
+        let channel =
+            if is_mixed { FileChannel::uncached(buffered) } else { FileChannel::buffered(buffered) };
+        return Ok(Box::new(channel.keeping_room(keeps_room)));
+    };
+    let alignment = Alignment::of(&direct)?;
+    // The page cache gathers short writes; for short reads it does nothing.
+    let direct_from = if mode == IoMode::Direct || mode == IoMode::Uring && !write { 0 } else { DIRECT_FROM };
+    #[cfg(feature = "io-uring")]
+    if mode == IoMode::Uring {
+        // Where too little memory may be locked for another ring, this channel does without.
+        let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
+        if let Ok(channel) = UringChannel::new(direct, buffered, alignment, direct_from) {
+            return Ok(Box::new(channel.keeping_room(keeps_room)));
         }
-        None if matches!(mode, IoMode::Mixed | IoMode::Uring) => FileChannel::uncached(buffered),
-        None => FileChannel::buffered(buffered),
+    }
+    let channel = if direct_from == 0 {
+        FileChannel::direct(direct, buffered, alignment)
+    } else {
+        FileChannel::mixed(direct, buffered, alignment, direct_from)
     };
     Ok(Box::new(channel.keeping_room(keeps_room)))
 }
 
+/// What takes the place of `mode` where this process may have no rings.
+fn substitute(write: bool, mode: IoMode) -> IoMode {
+    #[cfg(feature = "io-uring")]
+    let has_rings = UringChannel::is_available;
+    #[cfg(not(feature = "io-uring"))]
+    let has_rings = || false;
+    match mode {
+        IoMode::Uring if !has_rings() && write => IoMode::Mixed,
+        IoMode::Uring if !has_rings() => IoMode::Direct,
+        mode => mode,
+    }
+}
+
 /// The mode that [`channel`] will really give.
 pub(super) fn effective_mode(file: &File, write: bool, mode: IoMode) -> IoMode {
-    match mode {
-        IoMode::Direct | IoMode::Mixed if reopen_direct(file, write).is_some() => mode,
-        #[cfg(feature = "io-uring")]
-        IoMode::Uring if UringChannel::is_available() && reopen_direct(file, write).is_some() => mode,
-        IoMode::Uring => effective_mode(file, write, IoMode::Mixed),
-        IoMode::Uncached | IoMode::Mixed if FileChannel::takes_uncached(file) => IoMode::Uncached,
+    match substitute(write, mode) {
+        mode @ (IoMode::Direct | IoMode::Mixed | IoMode::Uring) if reopen_direct(file, write).is_some() => {
+            mode
+        }
+        IoMode::Uring if !write => IoMode::Buffered,
+        IoMode::Uncached | IoMode::Mixed | IoMode::Uring if FileChannel::takes_uncached(file) => {
+            IoMode::Uncached
+        }
         _ => IoMode::Buffered,
     }
 }

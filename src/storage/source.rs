@@ -72,6 +72,10 @@ impl Source for FileSource {
         open::channel(&self.file, open::Purpose::Read, mode)
     }
 
+    fn effective_mode(&self, mode: IoMode) -> IoMode {
+        open::effective_mode(&self.file, false, mode)
+    }
+
     fn file(&self) -> Option<&File> {
         Some(&self.file)
     }

@@ -1,6 +1,7 @@
 //! Everything that can fail, at every call where it can: the error says what and where, no thread is left, and an old file is
 //! byte for byte what it was.
 
+mod bad_sector;
 mod plan;
 
 use std::fs;
@@ -234,7 +235,9 @@ fn a_load_that_fails_at_any_read_says_what_it_left_of_each_block() {
     let blocks = names.iter().zip(&memories).map(|(name, memory)| RamBlock::new(*name, memory)).collect();
     SaveOptions::new().save(&path, blocks).unwrap();
     let mut seen = std::collections::BTreeSet::new();
-    for channels in [1, 2] {
+    let channels_and_modes =
+        [1, 2].map(|channels| [IoMode::Buffered, IoMode::Uring].map(|mode| (channels, mode)));
+    for (channels, mode) in channels_and_modes.into_iter().flatten() {
         for n in 0.. {
             let plan = Plan::at(n, Act::Errno(5));
             let source = FaultySource::new(FileSource::open(&path).unwrap(), plan.clone());
@@ -246,7 +249,7 @@ fn a_load_that_fails_at_any_read_says_what_it_left_of_each_block() {
                 .zip(&mut back)
                 .map(|(block, back)| LoadTarget::new(block, back, Destination::Used))
                 .collect();
-            let result = LoadOptions::new().channels(channels).load(&mut targets);
+            let result = LoadOptions::new().channels(channels).io_mode(mode).load(&mut targets);
             if !plan.is_used() {
                 result.unwrap();
                 assert!(n >= 5, "{n} reads");
@@ -298,7 +301,7 @@ fn a_gap_that_cannot_be_read_is_nobody_s_loss() {
     for page in (1..40).step_by(2) {
         std::os::unix::fs::FileExt::write_all_at(&file, &[0xBD; PAGE], offset + page * PAGE as u64).unwrap();
     }
-    let load = |plan: &Plan, destination, byte: u8| {
+    let load = |mode: IoMode, plan: &Plan, destination, byte: u8| {
         let source = FaultySource::new(FileSource::open(&path).unwrap(), plan.clone());
         let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
         // Aligned as direct I/O wants it.
@@ -306,24 +309,26 @@ fn a_gap_that_cannot_be_read_is_nobody_s_loss() {
         let skip = back.as_ptr().align_offset(PAGE);
         let target = &mut back[skip..][..memory.len()];
         let target = LoadTarget::new(reader.block("pc.ram").unwrap(), target, destination);
-        let result = LoadOptions::new().channels(1).io_mode(IoMode::Direct).load(&mut [target]);
+        let result = LoadOptions::new().channels(1).io_mode(mode).load(&mut [target]);
         back.drain(..skip);
         back.truncate(memory.len());
         (result, back)
     };
-    let (result, back) = load(&Plan::none(), Destination::Zeroed, 0);
-    assert_eq!(result.unwrap().totals().calls, 1, "bridged");
-    assert!(back == memory);
-    for plan in [Plan::none(), Plan::at(0, Act::Errno(5)), Plan::first(vec![Act::Short(5000); 9])] {
-        for (destination, byte) in [(Destination::Zeroed, 0), (Destination::Used, 0xEE)] {
-            let (result, back) = load(&plan, destination, byte);
-            result.unwrap();
-            assert!(back == memory);
+    for mode in [IoMode::Direct, IoMode::Uring] {
+        let (result, back) = load(mode, &Plan::none(), Destination::Zeroed, 0);
+        assert_eq!(result.unwrap().totals().calls, 1, "bridged");
+        assert!(back == memory);
+        for plan in [Plan::none(), Plan::at(0, Act::Errno(5)), Plan::first(vec![Act::Short(5000); 9])] {
+            for (destination, byte) in [(Destination::Zeroed, 0), (Destination::Used, 0xEE)] {
+                let (result, back) = load(mode, &plan, destination, byte);
+                result.unwrap();
+                assert!(back == memory);
+            }
         }
+        let plan = Plan::first(vec![Act::Errno(5); 2]);
+        let (result, _) = load(mode, &plan, Destination::Zeroed, 0);
+        expect_told(&result.unwrap_err(), Act::Errno(5), &path);
     }
-    let plan = Plan::first(vec![Act::Errno(5); 2]);
-    let (result, _) = load(&plan, Destination::Zeroed, 0);
-    expect_told(&result.unwrap_err(), Act::Errno(5), &path);
 }
 
 /// Pages of 256 bytes, some of them absent with old bytes in their room, which have to be read and hidden.

@@ -262,6 +262,10 @@ impl<S: Source> Source for FaultySource<S> {
         Ok(Box::new(FaultyChannel { inner: self.inner.channel(index, mode)?, plan: self.plan.clone() }))
     }
 
+    fn effective_mode(&self, mode: IoMode) -> IoMode {
+        self.inner.effective_mode(mode)
+    }
+
     fn file(&self) -> Option<&File> {
         self.inner.file()
     }

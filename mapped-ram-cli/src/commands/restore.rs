@@ -39,7 +39,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     let bar = progress::bar("restore", wanted.iter().map(|(block, _)| block.used_length()).sum());
     let mut options = LoadOptions::new()
         .io_mode(match args.mode {
-            _ if args.direct_io => IoMode::Direct,
+            _ if args.direct_io => IoMode::Uring,
             LoadMode::Auto => IoMode::Auto,
             LoadMode::Buffered => IoMode::Buffered,
             LoadMode::Direct => IoMode::Direct,

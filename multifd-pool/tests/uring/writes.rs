@@ -1,18 +1,14 @@
 //! Writes that are given together: what the file holds afterwards, whatever the ring makes of them.
-#![cfg(feature = "io-uring")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use multifd_pool::{
-    Alignment, Channel, ChannelContext, FileChannel, IoVec, Piece, Pool, PoolError, UringChannel, WorkError,
-    Worker,
-};
+use multifd_pool::{Alignment, Channel, ChannelContext, IoVec, Piece, Pool, PoolError, WorkError, Worker};
 use proptest::prelude::*;
 
-const LENGTH: usize = 256 << 10;
+use crate::{LENGTH, files, memory, ring};
 
 /// Writes pieces of one memory, given by where they are in it and where they go.
 struct Writes<C> {
@@ -37,30 +33,6 @@ impl<C: Channel> Worker for Writes<C> {
         assert!(pieces.iter().all(|piece| piece.done == piece.vec.len()));
         Ok(())
     }
-}
-
-fn memory() -> Arc<Vec<u8>> {
-    Arc::new((0..LENGTH).map(|i| u8::try_from(i % 251).unwrap() + 1).collect())
-}
-
-/// Two descriptors of a file on the disk that the build is on; neither is direct where its file system has no such thing.
-fn files() -> (File, File) {
-    let named = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let open = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(named.path());
-    let direct = open(libc::O_DIRECT).or_else(|_| open(0)).unwrap();
-    (direct, named.into_file())
-}
-
-/// A ring. Where the kernel gives this process none (a container, often), what takes its place is tested, and that is said.
-fn ring(direct: &File, buffered: &File, alignment: Alignment, direct_from: usize) -> Box<dyn Channel> {
-    let (direct, buffered) = (direct.try_clone().unwrap(), buffered.try_clone().unwrap());
-    if UringChannel::is_available() {
-        return Box::new(UringChannel::new(direct, buffered, alignment, direct_from).unwrap());
-    }
-    eprintln!(
-        "NOT TESTED: this kernel, or its settings, gives no io_uring; the mixed channel was tested in its place"
-    );
-    Box::new(FileChannel::mixed(direct, buffered, alignment, direct_from))
 }
 
 /// Runs one batch and gives the system calls and bytes that were counted.

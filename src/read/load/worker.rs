@@ -1,0 +1,187 @@
+//! What a channel does with its part of a block: it reads the runs of present pages straight to where they belong, and clears the
+//! absent ones if the memory may hold something else.
+//!
+//! All calls of a batch are given to the channel together, so that one that can has many in flight.
+//!
+//! Unsafe code is here because the memory may be seen by others while it is filled (a guest's devices, another process): it is only
+//! ever passed on as a raw pointer.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use multifd_pool::{Channel, ChannelContext, IoVec, PoolError, ReadPiece, WorkError, Worker};
+
+use super::calls::Calls;
+use super::report::State;
+use super::target::Destination;
+use crate::bitmap::PageBitmap;
+use crate::convert::to_usize;
+use crate::error::Error;
+use crate::zero::Detector;
+
+/// What direct I/O may ask of the scratch buffer's address: no disk in use has larger blocks.
+const SCRATCH_ALIGNMENT: usize = 4096;
+
+/// Neighbouring pages of one block that one channel fills.
+pub(super) struct LoadBatch {
+    pub(super) name: Arc<str>,
+    pub(super) present: Arc<PageBitmap>,
+    pub(super) page_size: u64,
+    /// Where page `pages.start` is in the file.
+    pub(super) file_offset: u64,
+    /// Where page `pages.start` is in memory.
+    pub(super) start: *mut u8,
+    pub(super) pages: Range<u64>,
+    pub(super) destination: Destination,
+    pub(super) state: Arc<State>,
+}
+
+// SAFETY: the pointer leads to memory that `LoadOptions::load` has on loan, valid for writes by `LoadTarget`'s
+// contract; each page of it is in one batch only, and the loan outlives the pool.
+unsafe impl Send for LoadBatch {}
+
+impl LoadBatch {
+    /// Where these pages go.
+    fn memory(&self, pages: &Range<u64>) -> IoVec {
+        let skip = to_usize((pages.start - self.pages.start) * self.page_size);
+        IoVec::new(self.start.wrapping_add(skip), to_usize((pages.end - pages.start) * self.page_size))
+    }
+
+    /// Where this page is in the file.
+    fn offset(&self, page: u64) -> u64 {
+        self.file_offset + (page - self.pages.start) * self.page_size
+    }
+
+    /// Sees to the absent pages from `from` to `to`.
+    fn clear(&self, from: u64, to: u64, check_zeroed: bool) -> Result<(), WorkError> {
+        let vec = self.memory(&(from..to));
+        if self.destination == Destination::Used {
+            // SAFETY: inside the batch's part of the memory, valid for writes by `LoadTarget`'s contract.
+            unsafe { vec.addr().write_bytes(0, vec.len()) };
+        // SAFETY: the same, and readable, as `check_zeroed` asks for.
+        } else if check_zeroed && !unsafe { Detector::best().is_zero(vec.addr(), vec.len()) } {
+            let bytes = from * self.page_size..to * self.page_size;
+            return Err(WorkError::Other(Box::new(NotZero { block: Arc::clone(&self.name), bytes })));
+        }
+        Ok(())
+    }
+}
+
+/// A promise that the caller did not keep.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "the memory for block `{block}` was said to be zero, and is not between {:#x} and {:#x}, where absent pages go; clear it, or \
+     say Destination::Used",
+    bytes.start,
+    bytes.end
+)]
+struct NotZero {
+    block: Arc<str>,
+    bytes: Range<u64>,
+}
+
+pub(super) fn load_error(file: &str, error: PoolError) -> Error {
+    if let PoolError::Other { source, .. } = &error
+        && let Some(not_zero) = source.downcast_ref::<NotZero>()
+    {
+        return Error::Usage(not_zero.to_string());
+    }
+    Error::pool(file, error)
+}
+
+/// One call of a batch.
+struct Call {
+    /// What it reads, with the gaps.
+    pages: Range<u64>,
+    /// Where in the list of iovecs its own are.
+    vecs: Range<usize>,
+}
+
+pub(super) struct LoadWorker {
+    channel: Box<dyn Channel>,
+    rule: Calls,
+    check_zeroed: bool,
+    /// Where what stands in gaps goes; made when it is first needed. With room to begin it where direct I/O can use it.
+    scratch: Vec<u8>,
+    vecs: Vec<IoVec>,
+    calls: Vec<Call>,
+}
+
+impl LoadWorker {
+    pub(super) fn new(channel: Box<dyn Channel>, rule: Calls, check_zeroed: bool) -> Self {
+        Self { channel, rule, check_zeroed, scratch: Vec::new(), vecs: Vec::new(), calls: Vec::new() }
+    }
+
+    /// `length` bytes that are overwritten with what nobody looks at, at most what is bridged.
+    fn scratch(&mut self, length: u64) -> IoVec {
+        self.scratch.resize(to_usize(self.rule.bridge) + SCRATCH_ALIGNMENT, 0);
+        let start = self.scratch.as_mut_ptr();
+        IoVec::new(start.wrapping_add(start.align_offset(SCRATCH_ALIGNMENT)), to_usize(length))
+    }
+
+    /// Lists the calls that read `batch`, and sees to its absent pages; says how many are present.
+    fn list(&mut self, batch: &LoadBatch) -> Result<u64, WorkError> {
+        self.vecs.clear();
+        self.calls.clear();
+        let (mut at, mut present) = (batch.pages.start, 0);
+        for part in self.rule.parts(batch.present.runs_within(batch.pages.clone()), batch.page_size) {
+            batch.clear(at, part.pages.start, self.check_zeroed)?;
+            at = part.pages.end;
+            present += part.pages.end - part.pages.start;
+            if let Some(gap) = part.bridged {
+                let scratch = self.scratch(gap * batch.page_size);
+                self.vecs.push(scratch);
+            }
+            let first = self.vecs.len();
+            self.vecs.push(batch.memory(&part.pages));
+            match self.calls.last_mut().filter(|_| part.bridged.is_some()) {
+                Some(call) => (call.pages.end, call.vecs.end) = (part.pages.end, first + 1),
+                None => self.calls.push(Call { pages: part.pages, vecs: first..first + 1 }),
+            }
+        }
+        batch.clear(at, batch.pages.end, self.check_zeroed)?;
+        Ok(present)
+    }
+
+    /// Reads what is listed.
+    fn read(&mut self, batch: &LoadBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
+        let Self { channel, vecs, calls, .. } = self;
+        let piece = |call: &Call| ReadPiece::new(&vecs[call.vecs.clone()], batch.offset(call.pages.start));
+        let mut pieces: Vec<ReadPiece<'_>> = calls.iter().map(piece).collect();
+        let mut from = 0;
+        loop {
+            // SAFETY: parts of the batch's memory, valid for writes by `LoadTarget`'s contract, and the scratch buffer, which
+            // is this worker's own and is read by nobody.
+            let result = unsafe { context.read_pieces(&mut **channel, &batch.name, &mut pieces[from..]) };
+            let Err(WorkError::Transfer(error)) = result else { return result };
+            // What cannot be read may stand in a gap, where nobody needs it.
+            let failed = pieces[from..].iter().position(|piece| piece.done < piece.len());
+            let Some(failed) = failed.map(|at| from + at).filter(|at| pieces[*at].vecs.len() > 1) else {
+                return Err(WorkError::Transfer(error));
+            };
+            for run in batch.present.runs_within(calls[failed].pages.clone()) {
+                let vecs = [batch.memory(&run)];
+                // SAFETY: as above, without the scratch buffer.
+                unsafe { context.read_exact(&mut **channel, &batch.name, &vecs, batch.offset(run.start)) }?;
+            }
+            from = failed + 1;
+        }
+    }
+}
+
+impl Worker for LoadWorker {
+    type Batch = LoadBatch;
+
+    fn run(&mut self, batch: LoadBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
+        batch.state.is_begun.store(true, Ordering::Relaxed);
+        let present = self.list(&batch)?;
+        self.read(&batch, context)?;
+        let all = batch.pages.end - batch.pages.start;
+        batch.state.loaded.fetch_add(all, Ordering::Relaxed);
+        let counters = context.counters();
+        counters.pages += present;
+        counters.zero_pages += all - present;
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! A stretch of the file that cannot be read, whatever reads it: one of many reads in flight, or a call by itself.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use mapped_ram::storage::{FileSource, IoMode, Source};
+use mapped_ram::{
+    Destination, Error, LoadOptions, LoadState, LoadTarget, RamBlock, ReaderOptions, SaveOptions,
+};
+use multifd_pool::{Channel, IoVec, ReadPiece};
+
+use crate::{PAGE, alone, channels_alive};
+
+/// A file of which these bytes are on a bad sector.
+struct Scratched {
+    inner: FileSource,
+    bad: Range<u64>,
+}
+
+struct ScratchedChannel {
+    inner: Box<dyn Channel>,
+    bad: Range<u64>,
+}
+
+impl ScratchedChannel {
+    fn is_bad(&self, offset: u64, length: u64) -> bool {
+        offset < self.bad.end && self.bad.start < offset + length
+    }
+}
+
+impl Channel for ScratchedChannel {
+    unsafe fn write_at(&mut self, _: &[IoVec], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
+        if self.is_bad(offset, vecs.iter().map(|vec| vec.len() as u64).sum()) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.inner.read_at(vecs, offset) }
+    }
+
+    unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
+        let good = |piece: &&mut ReadPiece<'_>| !self.is_bad(piece.offset, piece.len());
+        let mut asked: Vec<&mut ReadPiece<'_>> = pieces.iter_mut().filter(good).collect();
+        let mut copies: Vec<ReadPiece<'_>> = asked.iter().map(|piece| **piece).collect();
+        // SAFETY: the caller's promise, passed on for some of the pieces.
+        let calls = unsafe { self.inner.read_many(&mut copies) };
+        for (piece, copy) in asked.iter_mut().zip(copies) {
+            piece.done = copy.done;
+        }
+        calls
+    }
+}
+
+impl Source for Scratched {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read_at(buffer, offset)
+    }
+
+    fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+        Ok(Box::new(ScratchedChannel { inner: self.inner.channel(index, mode)?, bad: self.bad.clone() }))
+    }
+
+    fn effective_mode(&self, mode: IoMode) -> IoMode {
+        self.inner.effective_mode(mode)
+    }
+
+    fn file(&self) -> Option<&File> {
+        Some(self.inner.file())
+    }
+}
+
+/// Two blocks; the pages that the first one has. Its gaps are of one page, of several, and longer than any that is read through.
+fn save(path: &Path) -> (Vec<Vec<u8>>, Vec<u64>) {
+    let present: Vec<u64> = [0..1, 2..3, 4..12, 15..40, 640..644, 645..646].into_iter().flatten().collect();
+    let mut one = vec![0; 650 * PAGE];
+    for page in &present {
+        one[usize::try_from(*page).unwrap() * PAGE..][..PAGE].fill(6);
+    }
+    let memories = vec![one, vec![8; 20 * PAGE]];
+    let names = ["pc.ram", "pc.rom"];
+    let blocks = names.iter().zip(&memories).map(|(name, memory)| RamBlock::new(*name, memory)).collect();
+    SaveOptions::new().save(path, blocks).unwrap();
+    (memories, present)
+}
+
+#[test]
+fn a_bad_sector_is_an_error_where_a_page_is_on_it_and_nothing_where_none_is() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    let (memories, present) = save(&path);
+    let reader = mapped_ram::Reader::open(&path).unwrap();
+    let offset = reader.blocks()[0].layout().pages_offset();
+    let mut gaps = 0;
+    for mode in [IoMode::Buffered, IoMode::Direct, IoMode::Uring] {
+        for page in (0..48).chain(638..650) {
+            let at = offset + page * PAGE as u64 + 1000;
+            let source = Scratched { inner: FileSource::open(&path).unwrap(), bad: at..at + 1 };
+            let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
+            // Aligned as direct I/O wants it.
+            let mut back: Vec<Vec<u8>> =
+                memories.iter().map(|memory| vec![0xEE; memory.len() + PAGE]).collect();
+            let mut parts: Vec<&mut [u8]> = back
+                .iter_mut()
+                .map(|back| {
+                    let skip = back.as_ptr().align_offset(PAGE);
+                    let end = back.len() - PAGE + skip;
+                    &mut back[skip..end]
+                })
+                .collect();
+            let blocks = reader.blocks().iter().zip(&mut parts);
+            let mut targets: Vec<_> =
+                blocks.map(|(block, part)| LoadTarget::new(block, part, Destination::Used)).collect();
+            let result = LoadOptions::new().channels(1).io_mode(mode).load(&mut targets);
+            assert_eq!(channels_alive(), 0);
+            if !present.contains(&page) {
+                // Neither of a gap that is read through nor of one that is not is anything needed.
+                result.unwrap();
+                assert!(
+                    parts.iter().zip(&memories).all(|(part, memory)| **part == memory[..]),
+                    "{mode}, {page}"
+                );
+                gaps += 1;
+                continue;
+            }
+            let error = result.unwrap_err();
+            let text = error.to_string();
+            let Error::Load { source, blocks } = error else { panic!("{text}") };
+            let Error::Transfer { source, .. } = *source else { panic!("{text}") };
+            assert_eq!((&*source.block, source.source.raw_os_error()), ("pc.ram", Some(5)), "{text}");
+            assert!((source.offset..source.offset + source.length).contains(&at), "{mode}, {page}: {text}");
+            // The first block is in one part; with one channel the second one is not begun when it fails.
+            assert_eq!((blocks[0].state, blocks[0].loaded), (LoadState::Partly, 0), "{text}");
+            assert_eq!((blocks[1].state, blocks[1].loaded), (LoadState::Untouched, 0), "{text}");
+            assert!(parts[1].iter().all(|byte| *byte == 0xEE), "{mode}, {page}");
+        }
+    }
+    assert!(gaps >= 3 * 10, "{gaps}");
+}
+
+/// A file that was cut while it was open: the rest cannot be read, and that is told.
+#[test]
+fn a_file_that_was_cut_is_an_error_where_it_ends() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    for mode in [IoMode::Buffered, IoMode::Direct, IoMode::Uring] {
+        let (memories, _) = save(&path);
+        let reader = mapped_ram::Reader::open(&path).unwrap();
+        let block = &reader.blocks()[0];
+        let end = block.layout().pages_offset() + 30 * PAGE as u64;
+        block.bitmap().unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(end).unwrap();
+        let mut back = vec![0xEE; memories[0].len() + PAGE];
+        let skip = back.as_ptr().align_offset(PAGE);
+        let target = LoadTarget::new(block, &mut back[skip..][..memories[0].len()], Destination::Used);
+        let error = LoadOptions::new().channels(1).io_mode(mode).load(&mut [target]).unwrap_err();
+        let text = error.to_string();
+        let Error::Load { source, .. } = error else { panic!("{text}") };
+        let Error::Transfer { source, .. } = *source else { panic!("{text}") };
+        assert_eq!(source.source.kind(), io::ErrorKind::UnexpectedEof, "{mode}: {text}");
+        assert_eq!(source.offset + source.done, end, "{mode}: {text}");
+    }
+}
