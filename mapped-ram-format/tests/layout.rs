@@ -120,7 +120,16 @@ fn a_left_out_block_brings_the_capability_for_a_machine_only() {
     let without = PlanError::WithoutIgnoreShared("shm".into());
     let plan = LayoutPlan::new().configuration(Configuration::new("pc")).block(block());
     assert_eq!(plan.build(), Err(without.clone()));
-    assert_eq!(LayoutPlan::new().no_configuration().block(block()).build(), Err(without));
+    assert_eq!(LayoutPlan::new().no_configuration().block(block()).build(), Err(without.clone()));
+
+    // An address alone brings it too; left out without one there is no saying where the memory belongs.
+    let addressed = BlockPlan::new("shm", 4096).guest_address(7);
+    let layout = LayoutPlan::new().machine("pc").block(addressed).build().unwrap();
+    assert!(layout.configuration().unwrap().has_capability(IGNORE_SHARED));
+    let nowhere = || BlockPlan::new("shm", 4096).left_out();
+    let missing = PlanError::MissingGuestAddress("shm".into());
+    assert_eq!(LayoutPlan::new().machine("pc").block(nowhere()).build(), Err(missing));
+    assert_eq!(LayoutPlan::new().no_configuration().block(nowhere()).build(), Err(without));
 }
 
 #[test]
