@@ -63,8 +63,9 @@ impl Source for Told {
         self.file.first_data(offset, end)
     }
 
-    fn is_cached(&self, _offset: u64) -> bool {
-        self.is_cached
+    fn is_cached(&self, offset: u64) -> bool {
+        // What stands beside the head was brought in with it.
+        self.is_cached || offset < 16 << 10
     }
 
     fn ask_for(&self, offset: u64, length: u64) {

@@ -24,7 +24,8 @@ const NEAR: u64 = 4 << 10;
 /// The most bytes that are asked for at a time: a long bitmap begins to come while the places behind are still looked for.
 const LONGEST: u64 = 256 << 10;
 
-/// From this length on, in bytes, a bitmap is worth it: below, the system's own read-ahead does as much.
+/// So much of a bitmap, in bytes, is left to the system's own read-ahead if there is no more of it. It stands behind its block's
+/// header, so some of this much comes along with that; whether the rest is cached has to be looked for behind.
 const LEAST: u64 = 64 << 10;
 
 /// How often the file is asked for data before a bit is looked at. Of pages of 4 KiB that is enough for 128 GiB full of data,
@@ -45,20 +46,24 @@ pub(super) struct Ahead<'b, D> {
 impl<'b, D: Data> Ahead<'b, D> {
     pub(super) fn new(block: &'b Block, data: D, room: Room) -> Self {
         let bitmap = block.unread_bitmap();
-        let until = if bitmap.end - bitmap.start < LEAST { u64::MAX } else { 0 };
+        let until = if bitmap.end - bitmap.start <= LEAST { u64::MAX } else { 0 };
         Self { part: BitmapPart::new(block), source: &**block.source(), data, room, bitmap, until }
     }
 
     fn ask(&mut self, page: u64) -> Result<()> {
-        let word = page / 64;
-        // A place that is looked at, since a hole says that it is there.
-        if self.source.is_cached(self.bitmap.start + word * 8) {
-            self.until = u64::MAX;
-            return Ok(());
-        }
-        let source = self.source;
-        let ask = |piece: Range<u64>| source.ask_for(piece.start, piece.end - piece.start);
-        self.until = pieces(&self.bitmap, self.room, word, &mut self.data, ask)? * 64;
+        let Room { pages_offset, length, page_size } = self.room;
+        // A place that will be looked at: of a hole in the bitmap the system says that it is there.
+        let from = page.max(LEAST * 8);
+        let data = self.data.first(pages_offset + from * page_size, pages_offset + length)?;
+        let word = data.map(|start| (start.max(pages_offset) - pages_offset) / page_size / 64);
+        self.until = match word {
+            Some(word) if !self.source.is_cached(self.bitmap.start + word * 8) => {
+                let source = self.source;
+                let ask = |piece: Range<u64>| source.ask_for(piece.start, piece.end - piece.start);
+                pieces(&self.bitmap, self.room, page / 64, &mut self.data, ask)? * 64
+            }
+            _ => u64::MAX,
+        };
         Ok(())
     }
 }
