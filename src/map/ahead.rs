@@ -112,10 +112,10 @@ fn stretches(
             break;
         };
         let page = (start.max(pages_offset) - pages_offset) / page_size;
-        let (head, last) = ((page / 64).max(at), ((page + 1) / 64).min(words - 1).max(at));
-        let wanted = place(head) / PIECE * PIECE..place(last + 1).min(bitmap.end).next_multiple_of(PIECE);
+        let word = (page / 64).max(at);
+        let wanted = place(word) / PIECE * PIECE..place(word + 1).min(bitmap.end).next_multiple_of(PIECE);
         // A word may begin in one piece and end in the next.
-        at = ((wanted.end - bitmap.start) / 8).max(last + 1);
+        at = ((wanted.end - bitmap.start) / 8).max(word + 1);
         if !waiting.is_empty() && wanted.start <= waiting.end + NEAR {
             waiting.end = wanted.end;
         } else {
@@ -217,7 +217,9 @@ mod tests {
             }
             let pages = at + rest + 1;
             let mut present = PageBitmap::new(pages);
-            runs.iter().for_each(|run| present.insert(run.clone()));
+            for run in &runs {
+                present.insert(run.clone());
+            }
             let room = Room { pages_offset: 1 << 30, length: pages * 4096, page_size: 4096 };
             // As hosts of 64 bits write it, or of 32.
             let word = if half_a_word { 4 } else { 8 };
