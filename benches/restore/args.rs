@@ -14,6 +14,8 @@ cargo bench --bench restore -- [OPTIONS]
   --pattern LIST   dense, half, five, alternating [dense]
   --layout LIST    bridged (as a save writes by default), holes (every zero page a hole, as QEMU writes) [bridged]
   --cache LIST     warm (the file is in the page cache), cold (it is not; only root can see to that) [warm,cold]
+  --gentle         cold: the file's bytes leave the page cache, but where they are on the disk stays known, and what other programs
+                   have cached stays: steadier, and kinder to a machine that is shared
   --only LIST      contenders whose names contain one of these
   --rounds N       [5]
   --dir DIR        where the files go [cargo's target directory]
@@ -46,6 +48,7 @@ pub(crate) struct Args {
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) layouts: Vec<Layout>,
     pub(crate) caches: Vec<Cache>,
+    pub(crate) gentle: bool,
     pub(crate) only: Vec<String>,
     pub(crate) rounds: usize,
     pub(crate) dir: PathBuf,
@@ -69,6 +72,7 @@ impl Args {
             patterns: vec![Pattern::Dense],
             layouts: vec![Layout::Bridged],
             caches: vec![Cache::Warm, Cache::Cold],
+            gentle: false,
             only: Vec::new(),
             rounds: 5,
             dir: env!("CARGO_TARGET_TMPDIR").into(),
@@ -87,6 +91,7 @@ impl Args {
                 "--pattern" => args.patterns = list(&value()?)?,
                 "--layout" => args.layouts = list(&value()?)?,
                 "--cache" => args.caches = list(&value()?)?,
+                "--gentle" => args.gentle = true,
                 "--only" => args.only = list(&value()?)?,
                 "--rounds" => {
                     let rounds = value()?;

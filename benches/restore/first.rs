@@ -129,7 +129,7 @@ pub(crate) fn faults(args: &Args, dir: &Path) -> Result<()> {
 
 fn prepare(saved: &Saved, cache: Cache, args: &Args) -> Result<()> {
     if cache == Cache::Cold {
-        saved.make_cold(!args.test)?;
+        saved.make_cold(!args.test && !args.gentle)?;
     }
     Ok(())
 }

@@ -131,7 +131,7 @@ fn load_case(args: &Args, saved: &Saved, cache: Cache, title: &str, qemu: Option
             if row.failure.is_some() {
                 continue;
             }
-            prepare(saved, cache, args.test)?;
+            prepare(saved, cache, args.test || args.gentle)?;
             let sample = if row.contender.is_worker() {
                 worker::run(row.contender, saved)
             } else {
@@ -161,10 +161,10 @@ fn load_case(args: &Args, saved: &Saved, cache: Cache, title: &str, qemu: Option
 }
 
 /// The same ground for every run.
-fn prepare(saved: &Saved, cache: Cache, test: bool) -> Result<()> {
+fn prepare(saved: &Saved, cache: Cache, gentle: bool) -> Result<()> {
     if cache == Cache::Cold {
         // Others are at work beside a test: their caches are left alone.
-        saved.make_cold(!test)?;
+        saved.make_cold(!gentle)?;
     }
     // The guest, and what a channel and a program take.
     memory::touch(saved.bytes + (64 << 20))?;

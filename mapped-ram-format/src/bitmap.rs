@@ -128,8 +128,13 @@ impl BitmapEncoding {
     /// If `out` is not [`encoded_len`] bytes for some number of pages that takes `words.len()` words.
     pub fn encode(&self, words: &[u64], out: &mut [u8]) {
         self.check(words.len(), out.len());
-        for (word, out) in words.iter().zip(out.chunks_mut(8)) {
-            out.copy_from_slice(&self.swap(word.to_le_bytes())[..out.len()]);
+        let (whole, half) = out.as_chunks_mut::<8>();
+        // Of a length that the compiler knows, so that on most hosts this is a copy.
+        for (word, out) in words.iter().zip(&mut *whole) {
+            *out = self.swap(word.to_le_bytes());
+        }
+        if let Some(word) = words.get(whole.len()) {
+            half.copy_from_slice(&self.swap(word.to_le_bytes())[..half.len()]);
         }
     }
 
@@ -141,11 +146,15 @@ impl BitmapEncoding {
     /// If `bytes` is not [`encoded_len`] bytes for some number of pages that takes `words.len()` words.
     pub fn decode(&self, bytes: &[u8], words: &mut [u64]) {
         self.check(words.len(), bytes.len());
-        for (word, bytes) in words.iter_mut().zip(bytes.chunks(8)) {
-            let mut whole = [0; 8];
-            whole[..bytes.len()].copy_from_slice(bytes);
-            // Swapping is its own reverse.
-            *word = u64::from_le_bytes(self.swap(whole));
+        let (whole, half) = bytes.as_chunks::<8>();
+        // As in `encode`; swapping is its own reverse.
+        for (word, bytes) in words.iter_mut().zip(whole) {
+            *word = u64::from_le_bytes(self.swap(*bytes));
+        }
+        if let Some(word) = words.get_mut(whole.len()) {
+            let mut padded = [0; 8];
+            padded[..half.len()].copy_from_slice(half);
+            *word = u64::from_le_bytes(self.swap(padded));
         }
     }
 

@@ -14,6 +14,7 @@
 //! zero already, overwritten in private copies.
 //!
 //! - `stale` finds the runs and chooses between the two, without touching memory.
+//! - `ahead` asks for what of a cold bitmap `stale` will look at.
 //! - `region` makes the system calls; all of this module's addresses are there.
 //! - `prefetch` brings pages in before they are asked for.
 //!
@@ -21,6 +22,7 @@
 //!
 //! Every offset and length is in bytes from the block's start unless it says otherwise.
 
+mod ahead;
 mod mapping;
 #[expect(unsafe_code, reason = "maps into address ranges that a caller reserved")]
 mod options;

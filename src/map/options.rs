@@ -6,13 +6,14 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::ahead::Ahead;
 use super::mapping::{About, Mapping};
 use super::prefetch::{Prefetch, Prefetcher};
 use super::region::{Region, host_page};
-use super::stale::{COVERS, Data, Present, Room, plan, stale_runs};
+use super::stale::{COVERS, Data, Room, plan, stale_runs};
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
-use crate::read::{BitmapPart, Block};
+use crate::read::Block;
 use crate::storage::Source;
 
 /// How much of what may have to be wiped is read at a time, in bytes.
@@ -143,8 +144,8 @@ impl MapOptions {
         about.check_length(&**source)?;
         let room =
             Room { pages_offset: about.pages_offset, length: about.length, page_size: about.page_size };
-        let stale =
-            stale_runs(&mut BitmapPart::new(block), &mut DataOf { source: &**source, about: &about }, room)?;
+        let mut data = DataOf { source: &**source, about: &about };
+        let stale = stale_runs(&mut Ahead::new(block, data, room), &mut data, room)?;
         let plan = plan(&stale, host_page, COVERS);
 
         let length =
@@ -178,13 +179,8 @@ impl MapOptions {
     }
 }
 
-impl Present for BitmapPart<'_> {
-    fn next(&mut self, present: bool, from: u64, end: u64) -> Result<u64> {
-        BitmapPart::next(self, present, from, end)
-    }
-}
-
 /// Where the file of a block holds data.
+#[derive(Clone, Copy)]
 struct DataOf<'a> {
     source: &'a dyn Source,
     about: &'a About,

@@ -181,12 +181,11 @@ impl Block {
         self.bitmap.get()
     }
 
-    /// Lets the system bring the bitmap in, without waiting for it, if it is at least `least` bytes long.
-    pub(super) fn ask_for_bitmap(&self, least: u64) {
-        let length = self.layout().bitmap_len(self.encoding.word);
-        if length >= least {
-            self.shared.source.ask_for(self.layout().bitmap_offset(), length);
-        }
+    /// Where the bitmap stands in the file; nowhere, if [`bitmap`](Self::bitmap) has read it already.
+    pub(crate) fn unread_bitmap(&self) -> Range<u64> {
+        let start = self.layout().bitmap_offset();
+        let is_read = self.bitmap.get().is_some();
+        start..start + if is_read { 0 } else { self.layout().bitmap_len(self.encoding.word) }
     }
 
     /// Reads the bitmap's words from number `first` on, by way of `bytes`; they are all inside the bitmap.

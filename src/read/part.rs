@@ -27,9 +27,8 @@ const GROWTH: u64 = 4;
 /// The most words that are read at a time, by who goes on where he stopped: 64 KiB.
 const MOST: u64 = 8 << 10;
 
-/// From this length on, in bytes, a bitmap that is not in the page cache is asked for as a whole before parts of it are
-/// read: below it the kernel's own read-ahead does as much.
-const WORTH_ASKING: u64 = 64 << 10;
+/// What the page cache holds or does not hold as one, in bytes of the file.
+const CACHED_AS_ONE: u64 = 4 << 10;
 
 /// A window of a block's bitmap that goes where the questions are.
 pub(crate) struct BitmapPart<'b> {
@@ -39,13 +38,12 @@ pub(crate) struct BitmapPart<'b> {
     words: Vec<u64>,
     first: u64,
     bytes: Vec<u8>,
-    was_asked_for: bool,
 }
 
 impl<'b> BitmapPart<'b> {
     pub(crate) fn new(block: &'b Block) -> Self {
         let whole = block.bitmap_if_read().map(Arc::as_ref);
-        Self { block, whole, words: Vec::new(), first: 0, bytes: Vec::new(), was_asked_for: false }
+        Self { block, whole, words: Vec::new(), first: 0, bytes: Vec::new() }
     }
 
     /// The first page from `from` on that is present, or absent if `present` is false; `end`, at most the block's number of
@@ -77,19 +75,21 @@ impl<'b> BitmapPart<'b> {
         let behind = self.first + to_u64(self.words.len());
         if !(self.first..behind).contains(&word) {
             let goes_on = word.checked_sub(behind).is_some_and(|gap| gap <= NEAR);
-            let count = if goes_on { GROWTH * to_u64(self.words.len()) } else { 0 };
+            let count = if goes_on {
+                (GROWTH * to_u64(self.words.len())).clamp(FIRST, MOST)
+            } else {
+                // Not beyond what is cached with the word itself: waiting for the disk takes a hundred times as long as a read.
+                let offset = self.block.layout().bitmap_offset() + word * 8;
+                FIRST.min((CACHED_AS_ONE - offset % CACHED_AS_ONE) / 8).max(1)
+            };
             let all = self.block.pages().div_ceil(64);
-            self.read(word, count.clamp(FIRST, MOST).min(all - word))?;
+            self.read(word, count.min(all - word))?;
         }
         let skip = to_usize(word - self.first);
         Ok((&self.words[skip..], word))
     }
 
     fn read(&mut self, word: u64, count: u64) -> Result<()> {
-        if !self.was_asked_for {
-            self.was_asked_for = true;
-            self.block.ask_for_bitmap(WORTH_ASKING);
-        }
         self.words.resize(to_usize(count), 0);
         // Not to be believed until it was read.
         self.first = u64::MAX - MOST;

@@ -204,8 +204,14 @@ pub trait Source: Send + Sync {
         Ok(self.next_data(offset, end)?.map(|(start, _)| start))
     }
 
-    /// Says that much of the `length` bytes from `offset` on will be read soon, in small pieces: a source that has to fetch
-    /// them may begin now. Returns without waiting for them. Nothing unless a source knows better.
+    /// Whether the byte at `offset` can be read without waiting for the disk. A hole always can. Yes where a source does not know.
+    fn is_cached(&self, offset: u64) -> bool {
+        let _ = offset;
+        true
+    }
+
+    /// Says that the `length` bytes from `offset` on will be read soon: a source that has to fetch them may begin now. Returns
+    /// without waiting for them. Nothing unless a source knows better.
     fn ask_for(&self, offset: u64, length: u64) {
         let _ = (offset, length);
     }

@@ -105,18 +105,16 @@ impl Source for FileSource {
         }
     }
 
+    fn is_cached(&self, offset: u64) -> bool {
+        FileChannel::holds_cached(&self.file, offset)
+    }
+
     fn ask_for(&self, offset: u64, length: u64) {
-        let end = offset.saturating_add(length);
-        // Asking for what is cached takes as long as reading a hundredth of it.
-        if length == 0 || FileChannel::holds_cached(&self.file, end - 1) {
-            return;
-        }
-        let mut at = offset;
-        while let Ok(Some((start, stop))) = self.next_data(at, end) {
-            let (Ok(from), Ok(count)) = (i64::try_from(start), i64::try_from(stop - start)) else { return };
+        let (Ok(from), Ok(count)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+        // To the system a length of 0 is all of the file.
+        if count > 0 {
             // A hint: who is not heard reads later.
             let _ = posix_fadvise(&self.file, from, count, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
-            at = stop.max(start + 1);
         }
     }
 }
