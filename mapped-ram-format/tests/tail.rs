@@ -133,6 +133,23 @@ fn fields_arrays_and_nested_subsections_add_up() {
     assert!(tail.is_err() || tail.is_ok_and(|tail| !tail.devices()[0].is_described()));
 }
 
+/// The description at the file's end is an older, longer stream's; this stream's own leaves a device out, as descriptions of
+/// devices without fields do.
+#[test]
+fn a_device_that_is_not_described_is_no_reason_to_believe_an_older_description() {
+    let json = r#"{"page_size": 4096, "devices": [{"name": "a", "instance_id": 0, "version": 3, "fields":
+        [{"name": "data", "size": 2, "type": "buffer"}]}]}"#;
+    let devices = [section(4, 7, "a", b"xx"), section(4, 8, "b", b"yyy")].concat();
+    let bytes = [END_OF_RAM, &devices, RAM_END, &description(json)].concat();
+    let tail = Tail::parse(&bytes).unwrap();
+    let described: Vec<_> =
+        tail.devices().iter().map(|device| (device.name(), device.is_described())).collect();
+    assert_eq!(described, [("a", true), ("b", false)]);
+    let older = TailBuilder::with_section(2, 4096).devices(vec![]).build().unwrap();
+    let file = [&bytes[..], &[0xee; 40], &older].concat();
+    assert_eq!(Tail::parse(&file), Ok(tail));
+}
+
 #[test]
 fn everything_that_may_stand_in_a_tail() {
     let json = r#"{"page_size": 4096, "devices": [{"name": "dev", "instance_id": 0, "version": 3,
