@@ -76,7 +76,7 @@ proptest! {
         runs in prop::collection::vec((1_usize..20, 0_usize..20), 1..16),
         page_bits in 9_u32..14,
         mode in modes(),
-        used in any::<bool>(),
+        destination in prop::sample::select(vec![Destination::Used, Destination::Zeroed, Destination::Fresh]),
         // Direct I/O takes memory that is aligned, the page cache takes the rest.
         skip in prop_oneof![Just(0), Just(512), 0..PAGE],
         cold in any::<bool>(),
@@ -103,7 +103,7 @@ proptest! {
         } else {
             fs::read(&path).unwrap();
         }
-        let (destination, byte) = if used { (Destination::Used, 0xEE) } else { (Destination::Zeroed, 0) };
+        let byte = if destination == Destination::Used { 0xEE } else { 0 };
         let mut back = vec![byte; memory.len() + 2 * PAGE];
         let start = back.as_ptr().align_offset(PAGE) + skip;
         let options = LoadOptions::new().io_mode(mode).channels(channels);

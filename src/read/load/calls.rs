@@ -1,12 +1,10 @@
 //! Which pages one call reads: where runs of present pages are cut, and which gaps between them are read through.
 //!
-//! Nothing is read here. Past the page cache, runs with short gaps between them are read by one call, what the file holds in the gaps into
-//! a scratch buffer that nobody looks at:
+//! Nothing is read here. Past the page cache, runs with short gaps between them are read by one call, with what the file holds in the gaps:
 //!
 //! ```text
 //!   file     | present | gap | present | gap too long | present |
 //!   call     |-------- 1 --------------|              |--- 2 ---|
-//!   goes to  | memory  | scratch | memory |           | memory  |
 //! ```
 
 use std::ops::Range;

@@ -1,7 +1,9 @@
 //! What a channel does with its part of a block: it reads the runs of present pages straight to where they belong, and clears the
 //! absent ones if the memory may hold something else.
 //!
-//! All calls of a batch are given to the channel together, so that one that can has many in flight.
+//! All calls of a batch are given to the channel together, so that one that can has many in flight. What a call reads of a gap
+//! goes where the gap is, and zeros over it afterwards; or, in memory whose absent pages are not to be touched, into a scratch
+//! buffer. The first is twice as fast where every other page is absent: the disk does not have to be told where each page goes.
 //!
 //! Unsafe code is here because the memory may be seen by others while it is filled (a guest's devices, another process): it is only
 //! ever passed on as a raw pointer.
@@ -53,6 +55,25 @@ impl LoadBatch {
         self.file_offset + (page - self.pages.start) * self.page_size
     }
 
+    /// Whether the memory of absent pages may be written to on the way.
+    fn is_all_ours(&self) -> bool {
+        match self.destination {
+            Destination::Fresh | Destination::Used => true,
+            Destination::Zeroed => false,
+        }
+    }
+
+    /// Makes zeros of what a call has read into the gaps between its runs.
+    fn wipe_gaps(&self, call: &Range<u64>) {
+        let mut at = call.start;
+        for run in self.present.runs_within(call.clone()) {
+            let gap = self.memory(&(at..run.start));
+            // SAFETY: inside the batch's part of the memory, valid for writes by `LoadTarget`'s contract.
+            unsafe { gap.addr().write_bytes(0, gap.len()) };
+            at = run.end;
+        }
+    }
+
     /// Sees to the absent pages from `from` to `to`.
     fn clear(&self, from: u64, to: u64, check_zeroed: bool) -> Result<(), WorkError> {
         let vec = self.memory(&(from..to));
@@ -94,6 +115,7 @@ pub(super) fn load_error(file: &str, error: PoolError) -> Error {
 struct Call {
     /// What it reads, with the gaps.
     pages: Range<u64>,
+    has_gaps: bool,
     /// Where in the list of iovecs its own are.
     vecs: Range<usize>,
 }
@@ -126,18 +148,25 @@ impl LoadWorker {
         self.calls.clear();
         let (mut at, mut present) = (batch.pages.start, 0);
         for part in self.rule.parts(batch.present.runs_within(batch.pages.clone()), batch.page_size) {
-            batch.clear(at, part.pages.start, self.check_zeroed)?;
+            if part.bridged.is_none() || batch.destination != Destination::Used {
+                batch.clear(at, part.pages.start, self.check_zeroed)?;
+            }
             at = part.pages.end;
             present += part.pages.end - part.pages.start;
-            if let Some(gap) = part.bridged {
-                let scratch = self.scratch(gap * batch.page_size);
-                self.vecs.push(scratch);
-            }
-            let first = self.vecs.len();
-            self.vecs.push(batch.memory(&part.pages));
-            match self.calls.last_mut().filter(|_| part.bridged.is_some()) {
-                Some(call) => (call.pages.end, call.vecs.end) = (part.pages.end, first + 1),
-                None => self.calls.push(Call { pages: part.pages, vecs: first..first + 1 }),
+            let scratch = part.bridged.filter(|_| !batch.is_all_ours());
+            let scratch = scratch.map(|gap| self.scratch(gap * batch.page_size));
+            let Some(call) = self.calls.last_mut().filter(|_| part.bridged.is_some()) else {
+                let first = self.vecs.len();
+                self.vecs.push(batch.memory(&part.pages));
+                self.calls.push(Call { pages: part.pages, has_gaps: false, vecs: first..first + 1 });
+                continue;
+            };
+            (call.pages.end, call.has_gaps) = (part.pages.end, true);
+            if let Some(scratch) = scratch {
+                self.vecs.extend([scratch, batch.memory(&part.pages)]);
+                call.vecs.end = self.vecs.len();
+            } else {
+                self.vecs[call.vecs.start] = batch.memory(&call.pages);
             }
         }
         batch.clear(at, batch.pages.end, self.check_zeroed)?;
@@ -157,7 +186,7 @@ impl LoadWorker {
             let Err(WorkError::Transfer(error)) = result else { return result };
             // What cannot be read may stand in a gap, where nobody needs it.
             let failed = pieces[from..].iter().position(|piece| piece.done < piece.len());
-            let Some(failed) = failed.map(|at| from + at).filter(|at| pieces[*at].vecs.len() > 1) else {
+            let Some(failed) = failed.map(|at| from + at).filter(|at| calls[*at].has_gaps) else {
                 return Err(WorkError::Transfer(error));
             };
             for run in batch.present.runs_within(calls[failed].pages.clone()) {
@@ -176,7 +205,12 @@ impl Worker for LoadWorker {
     fn run(&mut self, batch: LoadBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
         batch.state.is_begun.store(true, Ordering::Relaxed);
         let present = self.list(&batch)?;
-        self.read(&batch, context)?;
+        let result = self.read(&batch, context);
+        if batch.is_all_ours() {
+            // Also after an error: what the file holds in gaps is nobody's.
+            self.calls.iter().filter(|call| call.has_gaps).for_each(|call| batch.wipe_gaps(&call.pages));
+        }
+        result?;
         let all = batch.pages.end - batch.pages.start;
         batch.state.loaded.fetch_add(all, Ordering::Relaxed);
         let counters = context.counters();
