@@ -37,9 +37,9 @@ fn subsections_stand_in_one_order_whatever_the_order_they_were_given_in() {
     let names = |configuration: &Configuration| -> Vec<&str> {
         configuration.subsections().iter().map(mapped_ram_format::Subsection::name).collect()
     };
-    assert_eq!(names(&orders[0]).len(), 3);
     for configuration in &orders {
-        assert_eq!(names(configuration), names(&orders[0]));
+        let in_order = ["configuration/target-page-bits", "configuration/capabilities", "configuration/uuid"];
+        assert_eq!(names(configuration), in_order);
         assert_eq!((configuration.uuid(), configuration.target_page_bits()), (Some([7; 16]), Some(13)));
         assert_eq!(configuration.capabilities(), ["mapped-ram", "x-ignore-shared"]);
     }

@@ -16,6 +16,10 @@ proptest! {
         prop_assert_eq!(tail.ram_section_id(), id);
         prop_assert_eq!(tail.page_size(), Some(1 << bits));
         prop_assert_eq!(tail.length(), bytes.len());
+        let described = tail.description().unwrap();
+        prop_assert_eq!(described.end, bytes.len());
+        let start: &[u8] = br#"{"page_size""#;
+        prop_assert!(bytes[described].starts_with(start));
         prop_assert_eq!(tail.devices().len(), devices.len());
         for (found, device) in tail.devices().iter().zip(&devices) {
             prop_assert_eq!(found.name(), &device.name);
