@@ -9,6 +9,7 @@ use multifd_pool::{Alignment, Cancel, Channel, FileChannel, IoVec, read_exact_at
 use proptest::prelude::*;
 
 const LENGTH: usize = 64 << 10;
+const PAGE: usize = 4096;
 
 /// A file on the disk that the build is on, and a direct descriptor where its file system has such a thing.
 fn files() -> (File, Option<File>) {
@@ -366,4 +367,42 @@ fn uncached_calls_are_taken_or_fallen_back_from() {
     let write_only = tempfile::NamedTempFile::new().unwrap();
     let write_only = OpenOptions::new().write(true).open(write_only.path()).unwrap();
     assert!(!FileChannel::takes_uncached(&write_only));
+}
+
+/// Which pages of the first `pages` of `file` the page cache holds, as `mincore(2)` says.
+fn resident(file: &File, pages: usize) -> Vec<bool> {
+    let length = pages * PAGE;
+    let mut resident = vec![0_u8; pages];
+    // SAFETY: a mapping of its own, which nobody reads; `resident` has a byte for each page.
+    unsafe {
+        let start =
+            libc::mmap(std::ptr::null_mut(), length, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0);
+        assert_ne!(start, libc::MAP_FAILED);
+        assert_eq!(libc::mincore(start, length, resident.as_mut_ptr()), 0);
+        assert_eq!(libc::munmap(start, length), 0);
+    }
+    resident.into_iter().map(|page| page & 1 == 1).collect()
+}
+
+/// Each page is asked about once: the question may bring it in.
+#[test]
+fn what_is_cached_is_what_the_kernel_says_of_its_cache() {
+    const PAGES: usize = 64;
+    let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    file.write_all_at(&vec![7; PAGES * PAGE], 0).unwrap();
+    file.sync_all().unwrap();
+    let holds = |page: usize| FileChannel::holds_cached(&file, (page * PAGE + 5) as u64);
+    assert!((0..PAGES).all(holds));
+    // All is thrown out (which a tmpfs does not do), and some are brought in again, alone.
+    // SAFETY: a descriptor that is open, and numbers.
+    unsafe {
+        assert_eq!(libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED), 0);
+        assert_eq!(libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_RANDOM), 0);
+    }
+    for page in [3, 40, 41] {
+        file.read_exact_at(&mut [0], (page * PAGE) as u64).unwrap();
+    }
+    let expected = resident(&file, PAGES);
+    assert!(expected[3] && expected[40] && expected[41]);
+    assert_eq!((0..PAGES).map(holds).collect::<Vec<_>>(), expected);
 }
