@@ -50,3 +50,32 @@ impl<'v> ReadPiece<'v> {
         self.offset.saturating_add(self.done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_left_is_all_that_was_not_read(lengths in prop::collection::vec(0_usize..20, 0..6), done in any::<prop::sample::Index>()) {
+            // Addresses only: nothing is read. A thousand bytes lie between two pieces of memory.
+            let starts = (1..).map(|index| std::ptr::without_provenance_mut::<u8>(index * 1000));
+            let vecs: Vec<IoVec> = starts.zip(&lengths).map(|(start, length)| IoVec::new(start, *length)).collect();
+            let bytes = |vecs: &[IoVec]| -> Vec<usize> {
+                vecs.iter().flat_map(|vec| vec.addr().addr()..vec.addr().addr() + vec.len()).collect()
+            };
+            let all = bytes(&vecs);
+            let mut piece = ReadPiece::new(&vecs, 70);
+            prop_assert_eq!((piece.len(), piece.is_empty()), (all.len() as u64, all.is_empty()));
+            let done = done.index(all.len() + 1);
+            piece.done = done as u64;
+            let mut rest = vec![IoVec::new(std::ptr::null_mut(), 0)];
+            prop_assert_eq!(piece.rest(&mut rest), 70 + done as u64);
+            prop_assert_eq!(bytes(&rest), &all[done..]);
+            prop_assert_eq!(piece.undone(), (all.len() - done) as u64);
+            prop_assert!(rest.iter().all(|vec| !vec.is_empty()));
+        }
+    }
+}

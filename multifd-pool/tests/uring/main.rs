@@ -35,3 +35,12 @@ fn ring(direct: &File, buffered: &File, alignment: Alignment, direct_from: usize
     );
     Box::new(FileChannel::mixed(direct, buffered, alignment, direct_from))
 }
+
+/// Linux 5.6 and later know all that a ring is for, if they give one at all.
+#[test]
+fn rings_are_available_where_one_can_be_had() {
+    let (direct, buffered) = files();
+    let alignment = Alignment { memory: 4096, offset: 4096 };
+    let ring = UringChannel::new(direct, buffered, alignment, 0);
+    assert_eq!(UringChannel::is_available(), ring.is_ok());
+}
