@@ -59,7 +59,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_is_all_that_was_not_read(lengths in prop::collection::vec(0_usize..20, 0..6), done in any::<prop::sample::Index>()) {
+        fn what_is_left_is_all_that_was_not_read(
+            lengths in prop::collection::vec(0_usize..20, 0..6),
+            done in any::<prop::sample::Index>(),
+        ) {
             // Addresses only: nothing is read. A thousand bytes lie between two pieces of memory.
             let starts = (1..).map(|index| std::ptr::without_provenance_mut::<u8>(index * 1000));
             let vecs: Vec<IoVec> = starts.zip(&lengths).map(|(start, length)| IoVec::new(start, *length)).collect();

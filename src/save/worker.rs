@@ -189,7 +189,8 @@ fn make_room(
     let page_size = manner.page_size;
     let mut cleared = 0;
     if manner.clears && 2 * runs.clone().map(|run| run.end - run.start).sum::<u64>() < pages {
-        // Mostly zeros: one call for all of it is quicker than one for each gap, and there is room for what is not zero, or it is given below.
+        // Mostly zeros: one call for all of it is quicker than one for each gap. What is not zero finds the room that was kept, or is
+        // given it below.
         context.clear(channel, block, offset, pages * page_size)?;
         cleared = pages;
     }

@@ -42,8 +42,8 @@ pub enum IoMode {
     Auto,
     /// Through the page cache.
     Buffered,
-    /// Past the page cache (`O_DIRECT`), each channel one call after the other; what is not aligned for it, and file systems that have no such thing, go
-    /// through the page cache.
+    /// Past the page cache (`O_DIRECT`), each channel one call after the other; what is not aligned for it, and file systems
+    /// that have no such thing, go through the page cache.
     Direct,
     /// Through the page cache, leaving nothing there (`RWF_DONTCACHE`, Linux 6.14 and later); where kernel or file system
     /// do not know that, as [`Buffered`](Self::Buffered).

@@ -12,8 +12,8 @@
 //!
 //! What the old file held beside the new one's pages becomes a hole at once; what it held in the room of pages that are
 //! zero now is cleared page by page ([`Storage::holds_old_bytes`]). What is cleared keeps its blocks, which the next save over this
-//! file will find, unless [`RecycledFile::give_back_room`] is asked for: the file system has it again then, and that takes time. A recycled file that is dropped before it was published
-//! is removed: its old content is gone in any case.
+//! file will find, unless [`RecycledFile::give_back_room`] is asked for: the file system has it again then, and that takes time.
+//! A recycled file that is dropped before it was published is removed: its old content is gone in any case.
 //!
 //! A file that has more than one name is refused, for under the other names it would change; so is one on another file
 //! system than the new name.
