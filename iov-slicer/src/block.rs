@@ -63,6 +63,20 @@ impl Block {
         addr >= self.host && offset <= self.used_length && len <= self.used_length - offset
     }
 
+    /// [`used_length`](Self::used_length), as memory counts: it is memory of this process.
+    #[inline]
+    pub(crate) fn memory(&self) -> usize {
+        usize::try_from(self.used_length).unwrap_or(usize::MAX)
+    }
+
+    /// Whether `addr` has `len` bytes inside the block, of which there are 1 to `longest`: that is to be no more than the
+    /// block's length.
+    #[inline]
+    pub(crate) fn holds(&self, addr: usize, len: usize, longest: usize) -> bool {
+        // No bytes wrap to the most there can be, a start before the block to the farthest.
+        len.wrapping_sub(1) < longest && addr.wrapping_sub(self.host) <= self.memory() - len
+    }
+
     /// Says what is wrong with a segment that [`contains`](Self::contains) refused.
     #[cold]
     pub(crate) fn refuse(&self, index: usize, addr: usize, len: usize) -> SliceError {

@@ -43,7 +43,8 @@ pub fn check<S: Segment>(block: &Block, segments: &[S]) -> Result<(), SliceError
 /// ```
 #[inline]
 pub fn slice<'s, S: Segment>(block: &Block, limits: &Limits, segments: &'s [S]) -> Slices<'s, S> {
-    Slices { block: *block, limits: *limits, segments, index: 0, skip: 0 }
+    let longest = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX).min(block.memory());
+    Slices { block: *block, limits: *limits, longest, segments, index: 0, skip: 0, alone: 0 }
 }
 
 /// Iterator over the writes of a list of iovecs. Made by [`slice()`].
@@ -51,10 +52,14 @@ pub fn slice<'s, S: Segment>(block: &Block, limits: &Limits, segments: &'s [S]) 
 pub struct Slices<'s, S> {
     block: Block,
     limits: Limits,
+    /// No write of so many bytes or fewer is cut: the limit, or the block's length.
+    longest: usize,
     segments: &'s [S],
     /// The segment that comes next, and how much of it was dealt with.
     index: usize,
     skip: usize,
+    /// So many segments from there on are known to be a write each.
+    alone: usize,
 }
 
 impl<S> Clone for Slices<'_, S> {
@@ -180,6 +185,86 @@ impl<'s, S: Segment> Iterator for Slices<'s, S> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if self.alone == 0 {
+            if let Some((end, taken)) = self.short_run() {
+                let write = self.write(self.segments[self.index].addr(), end, self.index, 0);
+                self.index += taken;
+                return Some(Ok(write));
+            }
+            self.alone = self.count_alone();
+            if self.alone == 0 {
+                // By value: a loop that lends its iterator to nobody keeps it in registers, which is most of what a short
+                // write costs.
+                let (index, skip, item) = self.clone().find();
+                (self.index, self.skip) = (index, skip);
+                return item;
+            }
+        }
+        self.alone -= 1;
+        let segment = &self.segments[self.index];
+        let write = self.write(segment.addr(), segment.addr() + segment.len(), self.index, 0);
+        self.index += 1;
+        Some(Ok(write))
+    }
+}
+
+impl<S> FusedIterator for Slices<'_, S> where S: Segment {}
+
+impl<'s, S: Segment> Slices<'s, S> {
+    /// Where the next write ends and of how many segments it is made, if it is a run of some whole segments and no limit is
+    /// near: two at least, since [`count_alone`](Self::count_alone) sees to single ones. Otherwise `None`.
+    #[inline]
+    fn short_run(&self) -> Option<(usize, usize)> {
+        let rest = self.segments.get(self.index..)?;
+        let [first, second, ..] = rest else { return None };
+        let (addr, len) = (first.addr(), first.len());
+        let mut end = addr.wrapping_add(len);
+        if second.addr() != end || self.skip != 0 || !self.block.holds(addr, len, self.longest) {
+            return None;
+        }
+        let mut taken = 1;
+        let mut large = 0;
+        for segment in &rest[1..] {
+            if segment.addr() != end {
+                if segment.is_empty() {
+                    // What comes behind it may go on from here.
+                    return rarely();
+                }
+                break;
+            }
+            // An empty one wraps to the largest length.
+            large |= segment.len().wrapping_sub(1);
+            end = end.wrapping_add(segment.len());
+            taken += 1;
+            if taken > STRIDE {
+                return rarely();
+            }
+        }
+        let most = self.longest.min(self.block.memory() - (addr - self.block.host()));
+        // As far as lengths go that are no larger, a sum of so few cannot wrap.
+        if large >= SMALL || end.wrapping_sub(addr) > most || taken - 1 > self.most_iovecs() {
+            return rarely();
+        }
+        Some((end, taken))
+    }
+
+    /// How many segments from the next on are writes by themselves, as far as one looks; 0 where that takes a closer look.
+    #[inline(never)]
+    fn count_alone(&self) -> usize {
+        if self.skip != 0 {
+            return 0;
+        }
+        alone(self.segments.get(self.index..).unwrap_or_default(), &self.block, self.longest)
+    }
+
+    /// The next write, whatever it is, with the segment that comes behind it and how much of that is done.
+    #[inline(never)]
+    fn find(mut self) -> (usize, usize, Option<Result<Write<'s, S>, SliceError>>) {
+        let item = self.look();
+        (self.index, self.skip, item)
+    }
+
+    fn look(&mut self) -> Option<Result<Write<'s, S>, SliceError>> {
         let segments = self.segments;
         let mut first = segments.get(self.index)?;
         while first.len() == self.skip {
@@ -225,11 +310,7 @@ impl<'s, S: Segment> Iterator for Slices<'s, S> {
         };
         Some(Ok(write))
     }
-}
 
-impl<S> FusedIterator for Slices<'_, S> where S: Segment {}
-
-impl<'s, S: Segment> Slices<'s, S> {
     /// Whether segment `index` is inside the block.
     fn is_inside(&self, index: usize) -> bool {
         self.segments.get(index).is_some_and(|next| self.block.contains(next.addr(), next.len()))
@@ -287,6 +368,29 @@ impl<'s, S: Segment> Slices<'s, S> {
     }
 }
 
+/// How many of `segments` have bytes and lie apart from the one behind them, inside `block`, none of them longer than
+/// `longest`: all of them if they end with such a one, otherwise some from the first on.
+fn alone<S: Segment>(segments: &[S], block: &Block, longest: usize) -> usize {
+    let near = &segments[..segments.len().min(AHEAD + 1)];
+    // Nothing inside the block begins there.
+    let mut end = block.host().wrapping_sub(1);
+    for (index, segment) in near.iter().enumerate() {
+        let (addr, len) = (segment.addr(), segment.len());
+        if addr == end || !block.holds(addr, len, longest) {
+            return index.saturating_sub(1);
+        }
+        end = addr + len;
+    }
+    // What lies behind the last one is only known if there is nothing.
+    near.len() - usize::from(near.len() < segments.len())
+}
+
+/// Nothing, in a way that tells the compiler which way is the usual one.
+#[cold]
+fn rarely<T>() -> Option<T> {
+    None
+}
+
 /// Why a run of segments ends.
 #[derive(PartialEq, Eq)]
 enum Stop {
@@ -304,6 +408,9 @@ struct Run {
     end: usize,
     stop: Stop,
 }
+
+/// How far [`alone`] looks. Each call costs as much as four segments or so; with 64 of them that does not show.
+const AHEAD: usize = 64;
 
 /// How many segments are looked at between two decisions. With 8, deciding costs half of what it does one by one; with more,
 /// short runs begin to pay for it.
@@ -426,6 +533,77 @@ mod tests {
             // Empty ones at the end may be counted or not: they have no bytes.
             let between = run.taken.min(taken)..run.taken.max(taken);
             prop_assert!(segments[between].iter().all(|(_, len)| *len == 0));
+        }
+
+        /// The short ways give what the long one gives, which is checked against bytes in `tests/slices.rs`; and lists that
+        /// are mostly of one kind, so that each of them is gone.
+        #[test]
+        fn writes_seen_ahead_and_short_runs_are_as_by_a_close_look(
+            kinds in prop::collection::vec((0_usize..5, 1_usize..100, 1_usize..40), 0..6),
+            max_bytes in prop_oneof![1_u64..3000, Just(1 << 40)],
+            max_iovecs in prop_oneof![1_usize..12, Just(1024)],
+            merge in any::<bool>(),
+            bad in prop::option::weighted(0.3, (any::<prop::sample::Index>(), 0_usize..200_000, 1_usize..200_000)),
+        ) {
+            let mut segments = Vec::new();
+            let mut end = 0x1000;
+            for (kind, count, len) in kinds {
+                for index in 0..count {
+                    let (gap, len) = match kind {
+                        0 => (1, len),
+                        1 => (0, len),
+                        2 => (usize::from(index % len == 0), 1 + index % 3),
+                        3 => (index % 2, index % 5),
+                        _ => (0, usize::from(index % 7 != 0)),
+                    };
+                    segments.push((end + gap, len));
+                    end += gap + len;
+                }
+            }
+            let block = Block::new(0x1000, to_u64(end - 0x1000), 77).unwrap();
+            if let Some((at, addr, len)) = bad {
+                segments.insert(at.index(segments.len() + 1), (addr, len));
+            }
+            let limits = Limits::new(16).max_bytes(max_bytes).max_iovecs(max_iovecs).merge(merge);
+            let slices = slice(&block, &limits, &segments);
+            let shown = |item: Result<Write<'_, (usize, usize)>, SliceError>| {
+                item.map(|write| (write.offset, write.addr, write.len, write.first_index, write.iovecs().collect::<Vec<_>>()))
+            };
+            let mut close = slices.clone();
+            let by_close_looks = core::iter::from_fn(|| {
+                let (index, skip, item) = close.clone().find();
+                (close.index, close.skip) = (index, skip);
+                item
+            });
+            prop_assert_eq!(slices.map(shown).collect::<Vec<_>>(), by_close_looks.map(shown).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn what_is_alone_has_a_gap_behind_it(
+            steps in prop::collection::vec((prop_oneof![1 => Just(0_usize), 30 => 1_usize..5], prop_oneof![1 => Just(0_usize), 60 => 1_usize..20]), 0..100),
+            short in 0_usize..30,
+            longest in 15_usize..25,
+        ) {
+            let mut end = 1000;
+            let place = |(gap, len): (usize, usize)| {
+                let addr = end + gap;
+                end = addr + len;
+                (addr, len)
+            };
+            let segments: Vec<(usize, usize)> = steps.into_iter().map(place).collect();
+            let used = (end - 1000).saturating_sub(short);
+            let block = Block::new(1000, to_u64(used), 0).unwrap();
+            let longest = longest.min(used);
+            let is_alone = |index: usize| {
+                let (addr, len) = segments[index];
+                let is_apart = segments.get(index + 1).is_none_or(|(next, bytes)| *bytes != 0 && *next != addr + len);
+                len != 0 && len <= longest && addr + len <= 1000 + used && is_apart
+            };
+            let count = alone(&segments, &block, longest);
+            prop_assert!((0..count).all(is_alone), "{count} of {segments:?}");
+            // It may stop one short of one that it does not like, or of what it did not look at.
+            let all = (0..segments.len()).take_while(|index| is_alone(*index)).count();
+            prop_assert!(count + 1 >= all.min(AHEAD), "{count} of {all} in {segments:?}");
         }
 
         /// Else the way of eight is never taken, which only a clock would notice.
