@@ -71,7 +71,7 @@ pub use multifd_pool::{Cancel, ChannelCounters};
 
 pub use bitmap::PageBitmap;
 pub use error::{Error, ErrorKind, Result};
-pub use map::{MapOptions, Mapping, Prefetch};
+pub use map::{MapOptions, Mapping, Prefetch, StalePage};
 pub use progress::Progress;
 pub use ram_block::RamBlock;
 pub use read::{

@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mapped_ram::{Mapping, Reader};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -26,37 +26,85 @@ const WARM_TIMES: usize = 20;
 /// How many pages are touched, and as many read, in a round.
 const FAULTS: usize = 1000;
 
-/// The time until the first page, for guests of all sizes.
+/// A guest, and how to save it.
+struct Guest {
+    shown: String,
+    save: Save,
+}
+
+type Save = Box<dyn Fn(&Path) -> Result<Saved>>;
+
+impl Guest {
+    /// `runs` runs of `run` bytes each.
+    fn scattered(bytes: u64, runs: u64, run: u64) -> Self {
+        let save = move |path: &Path| Saved::scattered(path, bytes, runs, run);
+        Self { shown: format!("{}, {runs} runs of {}", size(bytes), size(run)), save: Box::new(save) }
+    }
+
+    fn fragmented(bytes: u64, layout: Layout) -> Self {
+        let save = move |path: &Path| Saved::new(path, bytes, Pattern::Half, layout);
+        let pattern = Pattern::Half.describe();
+        Self { shown: format!("{}, {pattern}, {}", size(bytes), layout.describe()), save: Box::new(save) }
+    }
+}
+
+/// The time until the first page, for guests of all sizes; with the note that there is nothing stale in the file, and without.
 pub(crate) fn pages(args: &Args, dir: &Path) -> Result<()> {
     let path = dir.join("first.mram");
-    // Bytes, runs, bytes a run.
     let (mib, gib_of) = (1_u64 << 20, 1_u64 << 30);
     let guests = if args.test {
-        vec![(64 * mib, 1, mib)]
+        vec![Guest::scattered(64 * mib, 1, mib), Guest::fragmented(16 * mib, Layout::Holes)]
     } else {
         vec![
-            (64 * mib, 1, 64 * mib),
-            (gib_of, 1, gib_of),
-            (64 * gib_of, 16, 64 * mib),
-            (64 * gib_of, 128, 8 * mib),
-            (64 * gib_of, 1000, mib),
+            Guest::scattered(64 * mib, 1, 64 * mib),
+            Guest::scattered(gib_of, 1, gib_of),
+            Guest::scattered(64 * gib_of, 16, 64 * mib),
+            Guest::scattered(64 * gib_of, 128, 8 * mib),
+            Guest::scattered(64 * gib_of, 1000, mib),
+            Guest::fragmented(gib_of, Layout::Bridged),
+            Guest::fragmented(gib_of, Layout::Holes),
         ]
     };
-    let head =
-        ["guest", "file", "open, map, first byte: ms", "min..max", "open alone", "plain mmap, first byte"];
+    let head = [
+        "guest",
+        "file",
+        "open, map, first byte: ms",
+        "min..max",
+        "without a note",
+        "min..max",
+        "open alone",
+        "plain mmap, first byte",
+    ];
     let mut cells = vec![head.map(str::to_owned).to_vec()];
-    for (bytes, runs, run) in guests {
-        let saved = Saved::scattered(&path, bytes, runs, run)?;
+    for guest in guests {
+        let saved = (guest.save)(&path)?;
+        let noted = File::open(&path)?.metadata()?.modified()?;
+        // Another time of the last change takes the note's force, the old one gives it back.
+        let set_noted = |is_noted: bool| {
+            let time = if is_noted { noted } else { noted + Duration::from_secs(1) };
+            File::options().write(true).open(&path)?.set_modified(time)
+        };
+        let first_page = |is_noted: bool, cache: Cache| -> Result<f64> {
+            set_noted(is_noted)?;
+            if Reader::open(&path)?.is_noted_clean() != is_noted {
+                return Err("this file system keeps no notes".into());
+            }
+            prepare(&saved, cache, args)?;
+            let began = Instant::now();
+            let mapping = map(&saved)?;
+            first_byte(&mapping);
+            Ok(began.elapsed().as_secs_f64() * 1e3)
+        };
         for cache in &args.caches {
-            let (mut ours, mut opened, mut plain) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut ours, mut looked, mut opened, mut plain) =
+                (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            if *cache == Cache::Warm {
+                saved.make_warm()?;
+            }
             for _ in 0..args.rounds {
                 for _ in 0..if *cache == Cache::Warm { WARM_TIMES } else { 1 } {
-                    prepare(&saved, *cache, args)?;
-                    let began = Instant::now();
-                    let mapping = map(&saved)?;
-                    first_byte(&mapping);
-                    ours.push(began.elapsed().as_secs_f64() * 1e3);
-                    drop(mapping);
+                    ours.push(first_page(true, *cache)?);
+                    looked.push(first_page(false, *cache)?);
                     prepare(&saved, *cache, args)?;
                     let began = Instant::now();
                     let reader = Reader::open(&saved.path)?;
@@ -73,10 +121,12 @@ pub(crate) fn pages(args: &Args, dir: &Path) -> Result<()> {
             };
             let middle = |times: Vec<f64>| format!("{:.3}", median(times).unwrap_or_default());
             cells.push(vec![
-                format!("{}, {runs} runs of {}", size(bytes), size(run)),
+                guest.shown.clone(),
                 format!("{cache:?}").to_lowercase(),
                 middle(ours.clone()),
                 spread(&ours),
+                middle(looked.clone()),
+                spread(&looked),
                 middle(opened),
                 middle(plain),
             ]);

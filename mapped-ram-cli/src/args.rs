@@ -14,7 +14,7 @@ use crate::size;
 
 const EXIT_CODES: &str = "Exit codes:
   0    all went well
-  1    the content differs (verify --against, compare)
+  1    the content differs (verify --against, compare), or has stale bytes (prepare)
   2    the command line asks for something that cannot be
   3    the file is damaged, incomplete, or of a kind that is not read
   4    the system refused to read or write
@@ -71,6 +71,14 @@ pub(crate) enum Command {
     /// Compare the memory and the device state of two files
     #[command(after_help = EXIT_CODES)]
     Compare(CompareArgs),
+    /// Look whether a file can be mapped as it is, and note that on it: then mapping it takes no time
+    ///
+    /// A page that is zero may have other bytes in its room: a live save leaves them. Whoever maps the file has to look for them, in
+    /// each run of pages, unless a note on the file (an extended attribute) says that there are none. What mapped-ram saves or copies
+    /// has the note already; it is lost by a copy without attributes (`cp` without -a), and as soon as anybody writes the file. With
+    /// stale bytes there is no note, and the exit code is 1: `copy` writes the file anew.
+    #[command(after_help = EXIT_CODES)]
+    Prepare(ReadArgs),
 }
 
 #[derive(Args, Debug)]
@@ -79,8 +87,8 @@ pub(crate) struct SaveArgs {
     /// A RAM block: its name in the stream, and the file that holds its memory. The name ends at the first `=`
     ///
     /// The file (QEMU's memory-backend-file, a memfd under /proc, a raw image) is mapped, and its length must be a multiple of
-    /// the page size. A guest may go on writing it: then the pages are of different moments. Give the option once for each
-    /// block.
+    /// the page size. A guest may go on writing it: then the pages are of different moments, and one that was zero just before may be
+    /// zeros to who loads the file and not to who maps it. Give the option once for each block.
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file(), group = "guest")]
     pub(crate) ram: Vec<NamedFile>,
     /// Make up a guest of this size instead, with one block `ram0`: partly dense, partly sparse, partly zero

@@ -69,5 +69,6 @@ fn run(command: &Command) -> Result<Outcome, Problem> {
         )),
         Command::Copy(args) => commands::copy::run(args),
         Command::Compare(args) => commands::compare::run(args),
+        Command::Prepare(args) => commands::prepare::run(args),
     }
 }

@@ -1,5 +1,7 @@
 //! The command as its users meet it: what it writes, prints, refuses, and how it ends.
 
+#[path = "../../tests/support/notes.rs"]
+mod notes;
 mod support;
 
 use std::fs::{self, File};
@@ -344,8 +346,52 @@ fn a_memfd_of_another_process_is_a_ram_file() {
 }
 
 #[test]
+fn a_file_is_prepared_for_being_mapped() {
+    let dir = dir();
+    if !notes::are_kept(dir.path()) {
+        return;
+    }
+    let note = |path: &std::path::Path| {
+        let (info, _) = expect(0, &["info", "--json", text(path)]);
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        info["noted_clean"].as_bool().unwrap()
+    };
+    // Saves and copies are noted already.
+    let (guest, _) = saved(&dir, "guest.mram", &[1, 0, 2, 0, 0, 3]);
+    assert!(note(&guest));
+    assert!(expect(0, &["info", text(&guest)]).0.contains("note "));
+    assert!(expect(0, &["prepare", text(&guest)]).0.contains("noted already"));
+    let copy = dir.path().join("copy.mram");
+    expect(0, &["copy", text(&guest), text(&copy)]);
+    assert!(note(&copy));
+
+    // Another program's copy has none until it was looked at.
+    let bytes = fs::read(&guest).unwrap();
+    fs::write(&copy, &bytes).unwrap();
+    assert!(!note(&copy));
+    assert!(!expect(0, &["info", text(&copy)]).0.contains("note "));
+    assert!(expect(0, &["prepare", text(&copy)]).0.contains("takes no look"));
+    assert!(note(&copy));
+
+    let (info, _) = expect(0, &["info", "--json", text(&guest)]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    let offset = info["blocks"][0]["pages_offset"].as_u64().unwrap() + 4 * PAGE as u64;
+    fs::File::options().write(true).open(&copy).unwrap().write_all_at(b"x", offset + 9).unwrap();
+    let (said, _) = expect(1, &["prepare", text(&copy)]);
+    assert!(
+        said.contains("`ram0`: page 4 is zero") && said.contains(&format!("offset {offset:#x}")),
+        "{said}"
+    );
+    assert!(!note(&copy));
+    let anew = dir.path().join("anew.mram");
+    expect(0, &["copy", text(&copy), text(&anew)]);
+    assert!(note(&anew));
+    expect(0, &["compare", text(&anew), text(&guest)]);
+}
+
+#[test]
 fn help_documents_the_exit_codes() {
-    for command in ["", "save", "info", "verify", "extract", "copy", "compare"] {
+    for command in ["", "save", "info", "verify", "extract", "copy", "compare", "prepare"] {
         let arguments: Vec<&str> = [command, "--help"].into_iter().filter(|part| !part.is_empty()).collect();
         let (said, _) = expect(0, &arguments);
         for code in [

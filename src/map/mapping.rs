@@ -10,7 +10,8 @@ use super::region::{Region, host_page};
 use crate::bitmap::PageBitmap;
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
-use crate::storage::Source;
+use crate::read::Block;
+use crate::storage::{FileState, Source};
 
 /// What `/proc/self/pagemap` says of one page: eight bytes, and the bits for "in memory" and "in swap".
 const ENTRY: u64 = 8;
@@ -147,6 +148,22 @@ fn in_use(entry: [u8; 8]) -> bool {
 }
 
 impl About {
+    pub(super) fn of(block: &Block) -> Self {
+        let layout = block.layout();
+        Self {
+            file: block.file().to_owned(),
+            block: block.idstr().into_owned(),
+            pages_offset: layout.pages_offset(),
+            length: layout.used_length(),
+            page_size: layout.page_size(),
+        }
+    }
+
+    /// In which state the file is, if the source knows.
+    pub(super) fn state(&self, source: &dyn Source) -> Result<Option<FileState>> {
+        source.state().map_err(|error| Error::io(&self.file, "ask for the file's length and time", error))
+    }
+
     pub(super) fn check_length(&self, source: &dyn Source) -> Result<()> {
         let length =
             source.len().map_err(|error| Error::io(&self.file, "ask for the file's length", error))?;

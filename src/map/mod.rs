@@ -13,7 +13,11 @@
 //! what is left when [`stale::COVERS`] are used up, and what is smaller than a page of the host, is looked at and, unless it is
 //! zero already, overwritten in private copies.
 //!
-//! - `stale` finds the runs and chooses between the two, without touching memory.
+//! A file may carry a note that there is nothing to hide ([`Reader::is_noted_clean`](crate::Reader::is_noted_clean)): then nobody looks, and
+//! the time that a mapping takes does not depend on the guest at all.
+//!
+//! - `look` asks the file, `stale` finds the runs and chooses between the two, without touching memory.
+//! - `clean` leaves the note on a file that somebody else wrote.
 //! - `ahead` asks for what of a cold bitmap `stale` will look at.
 //! - `region` makes the system calls; all of this module's addresses are there.
 //! - `prefetch` brings pages in before they are asked for.
@@ -23,6 +27,8 @@
 //! Every offset and length is in bytes from the block's start unless it says otherwise.
 
 mod ahead;
+mod clean;
+mod look;
 mod mapping;
 #[expect(unsafe_code, reason = "maps into address ranges that a caller reserved")]
 mod options;
@@ -31,7 +37,9 @@ mod prefetch;
 mod region;
 mod stale;
 
+pub use clean::StalePage;
 pub use mapping::Mapping;
 pub use options::MapOptions;
 pub use prefetch::Prefetch;
 pub(crate) use region::host_page;
+pub(crate) use stale::Plan;

@@ -6,18 +6,14 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use super::ahead::Ahead;
+use super::look::{not_zero, stale};
 use super::mapping::{About, Mapping};
 use super::prefetch::{Prefetch, Prefetcher};
 use super::region::{Region, host_page};
-use super::stale::{COVERS, Data, Room, plan, stale_runs};
-use crate::convert::{to_u64, to_usize};
+use super::stale::{COVERS, Plan, Room, plan};
+use crate::convert::to_u64;
 use crate::error::{Error, Result};
 use crate::read::Block;
-use crate::storage::Source;
-
-/// How much of what may have to be wiped is read at a time, in bytes.
-const WINDOW: u64 = 256 << 10;
 
 /// How a block is mapped into memory.
 ///
@@ -57,8 +53,10 @@ impl MapOptions {
 
     /// Maps `block` at an address that the kernel chooses.
     ///
-    /// The time it takes does not depend on the block's length, but on how many absent pages have data in their room: beyond
-    /// two thousand such stretches the short ones are read.
+    /// The time it takes does not depend on the block's length. Of a file that is [noted to be clean](crate::Reader::is_noted_clean), as
+    /// saves of this crate are, it depends on nothing. In any other, stale bytes are looked for in each run of pages, about a
+    /// microsecond for each, and hidden, which takes as long again for each stretch of them; beyond two thousand stretches the short
+    /// ones are read. What was found is kept for the next mapping by the same [`Reader`](crate::Reader).
     ///
     /// # Errors
     /// - A block that the file leaves out, and a source that is no file.
@@ -116,14 +114,7 @@ impl MapOptions {
         block.check_held()?;
         self.prefetch.check(&block.idstr(), block.used_length())?;
         let source = block.source();
-        let layout = block.layout();
-        let about = About {
-            file: block.file().to_owned(),
-            block: block.idstr().into_owned(),
-            pages_offset: layout.pages_offset(),
-            length: layout.used_length(),
-            page_size: layout.page_size(),
-        };
+        let about = About::of(block);
         let host_page = host_page();
         let Some(file) = source.file() else {
             return Err(Error::Usage(format!(
@@ -144,9 +135,20 @@ impl MapOptions {
         about.check_length(&**source)?;
         let room =
             Room { pages_offset: about.pages_offset, length: about.length, page_size: about.page_size };
-        let mut data = DataOf { source: &**source, about: &about };
-        let stale = stale_runs(&mut Ahead::new(block, data, room), &mut data, room)?;
-        let plan = plan(&stale, host_page, COVERS);
+        let plan = block.hidden(about.state(&**source)?, || {
+            if source.is_noted_clean(block.stream_offset()) {
+                return Ok(Plan::default());
+            }
+            let found = plan(&stale(block, &about, room)?, host_page, COVERS);
+            let mut wipe = Vec::new();
+            for range in found.wipe {
+                not_zero(&**source, range, &about, host_page, |piece| {
+                    wipe.push(piece);
+                    true
+                })?;
+            }
+            Ok(Plan { wipe, ..found })
+        })?;
 
         let length =
             about.length.checked_next_multiple_of(host_page).and_then(|length| length.try_into().ok());
@@ -154,13 +156,13 @@ impl MapOptions {
         let length = length.ok_or_else(|| about.error("map it", io::ErrorKind::OutOfMemory.into()))?;
         let mut region =
             map(file, about.pages_offset, length).map_err(|error| about.error("map it", error))?;
-        for range in plan.cover {
+        for range in &plan.cover {
             region
-                .cover(range)
+                .cover(range.clone())
                 .map_err(|error| about.error("cover stale pages (is vm.max_map_count too low?)", error))?;
         }
-        for range in plan.wipe {
-            wipe(&mut region, &**source, range, &about, host_page)?;
+        for range in &plan.wipe {
+            region.wipe(range.clone());
         }
         if !self.prefetch.reads_ahead() {
             region.expect_random_access();
@@ -177,62 +179,6 @@ impl MapOptions {
         };
         Ok(Mapping::new(prefetcher, region, Arc::clone(source), about))
     }
-}
-
-/// Where the file of a block holds data.
-#[derive(Clone, Copy)]
-struct DataOf<'a> {
-    source: &'a dyn Source,
-    about: &'a About,
-}
-
-impl Data for DataOf<'_> {
-    fn first(&mut self, offset: u64, end: u64) -> Result<Option<u64>> {
-        self.source.first_data(offset, end).map_err(|error| self.about.error("look for data", error))
-    }
-
-    fn end(&mut self, offset: u64, end: u64) -> Result<u64> {
-        let data = self.source.next_data(offset, end);
-        let data = data.map_err(|error| self.about.error("look for holes", error))?;
-        // Nothing any more, although there was something just now: then it ended here.
-        Ok(data.map_or(offset, |(_, stop)| stop))
-    }
-}
-
-/// Makes `range` zeros where it is not already. Read by `pread`, not through the mapping: a bad disk is an error then.
-fn wipe(
-    region: &mut Region,
-    source: &dyn Source,
-    range: std::ops::Range<u64>,
-    about: &About,
-    host_page: u64,
-) -> Result<()> {
-    let mut bytes = vec![0; to_usize(WINDOW.min(range.end - range.start))];
-    let mut at = range.start;
-    while at < range.end {
-        let window = &mut bytes[..to_usize(WINDOW.min(range.end - at))];
-        let offset = about.pages_offset + at;
-        let got = source
-            .read_at(window, offset)
-            .map_err(|error| about.error(&format!("read stale bytes at offset {offset:#x}"), error))?;
-        if got < window.len() {
-            about.check_length(source)?;
-            // It says that it ends here, and that it does not: what was not read must not show.
-            let error = io::ErrorKind::UnexpectedEof.into();
-            return Err(about.error(&format!("read stale bytes at offset {offset:#x}"), error));
-        }
-        let mut from = at;
-        let end = at + to_u64(window.len());
-        while from < end {
-            let to = ((from / host_page + 1) * host_page).min(end);
-            if window[to_usize(from - at)..to_usize(to - at)].iter().any(|byte| *byte != 0) {
-                region.wipe(from..to);
-            }
-            from = to;
-        }
-        at = end;
-    }
-    Ok(())
 }
 
 impl Block {

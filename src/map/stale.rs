@@ -19,11 +19,11 @@ pub(super) struct Room {
 
 /// What hides the stale bytes of a block: bytes from its start, in order, none of them in both.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Whole pages of the host, to be replaced by anonymous memory.
-    pub(super) cover: Vec<Range<u64>>,
+    pub(crate) cover: Vec<Range<u64>>,
     /// To be overwritten with zeros, in private copies.
-    pub(super) wipe: Vec<Range<u64>>,
+    pub(crate) wipe: Vec<Range<u64>>,
 }
 
 /// Which pages of a block are present, as far as it is asked.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use mapped_ram_format::BlockLayout;
 use mapped_ram_format::bitmap::BitmapEncoding;
@@ -11,7 +11,8 @@ use super::reader::Shared;
 use crate::bitmap::PageBitmap;
 use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
-use crate::storage::Source;
+use crate::map::Plan;
+use crate::storage::{FileState, Source};
 use crate::zeroed::try_zeroed;
 
 /// How much of a bitmap is read and decoded at a time, in bytes.
@@ -23,6 +24,8 @@ pub struct Block {
     index: usize,
     encoding: BitmapEncoding,
     bitmap: OnceLock<Arc<PageBitmap>>,
+    /// How its stale bytes were hidden when it was mapped last, and in which state the file was.
+    hidden: Mutex<Option<(FileState, Arc<Plan>)>>,
 }
 
 impl std::fmt::Debug for Block {
@@ -33,7 +36,13 @@ impl std::fmt::Debug for Block {
 
 impl Block {
     pub(super) fn new(shared: Arc<Shared>, index: usize, encoding: Option<BitmapEncoding>) -> Self {
-        Self { shared, index, encoding: encoding.unwrap_or(BitmapEncoding::NATIVE), bitmap: OnceLock::new() }
+        Self {
+            shared,
+            index,
+            encoding: encoding.unwrap_or(BitmapEncoding::NATIVE),
+            bitmap: OnceLock::new(),
+            hidden: Mutex::default(),
+        }
     }
 
     /// Where the block stands in the file.
@@ -134,6 +143,32 @@ impl Block {
             )));
         }
         Ok(())
+    }
+
+    /// Where the stream that the block is in begins in the file.
+    pub(crate) fn stream_offset(&self) -> u64 {
+        self.shared.layout.stream_offset()
+    }
+
+    /// What hides the block's stale bytes: what `find` finds, once as long as the file stays in `state`.
+    pub(crate) fn hidden(
+        &self,
+        state: Option<FileState>,
+        find: impl FnOnce() -> Result<Plan>,
+    ) -> Result<Arc<Plan>> {
+        // A plan is put in whole or not at all, whatever panics.
+        let known = || self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(state) = state
+            && let Some((of, plan)) = &*known()
+            && *of == state
+        {
+            return Ok(Arc::clone(plan));
+        }
+        let plan = Arc::new(find()?);
+        if let Some(state) = state {
+            *known() = Some((state, Arc::clone(&plan)));
+        }
+        Ok(plan)
     }
 
     /// The file, as the caller named it.

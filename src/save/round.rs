@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use multifd_pool::Pool;
 
@@ -36,6 +37,8 @@ impl Writer<'_> {
         for part in parts {
             let block = &self.blocks[part.index];
             let mut at = part.pages.start;
+            // A slice that was handed over is borrowed.
+            let is_at_rest = !part.is_memory || self.memory[part.index].is_at_rest;
             let touched = part.touched(&self.memory, page_size, self.touched);
             if let Some(note) = touched.as_ref().and_then(Touched::shortcoming)
                 && !self.notes.iter().any(|known| known == note)
@@ -47,7 +50,9 @@ impl Writer<'_> {
             let end = part.pages.end..part.pages.end;
             for stretch in touched.into_iter().flatten().chain(all).chain(std::iter::once(end)) {
                 // Where old bytes stand in their room, `finish` clears them: these pages were not seen.
-                block.present.clear_words(at..stretch.start);
+                if block.present.clear_words(at..stretch.start) {
+                    block.is_stale.store(true, Ordering::Relaxed);
+                }
                 self.untouched_pages += stretch.start - at;
                 meter.skip((stretch.start - at) * page_size);
                 at = stretch.end;
@@ -62,6 +67,7 @@ impl Writer<'_> {
                             part.start.wrapping_add(skip),
                             pages,
                             part.selection,
+                            is_at_rest,
                         )
                     };
                     if let Err(refused) = guard.0.submit(batch) {

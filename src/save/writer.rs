@@ -6,6 +6,7 @@
 //! Every method returns only when no channel touches the caller's memory any more, also when it fails or panics.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mapped_ram_format::Layout;
@@ -141,6 +142,7 @@ impl<'a> Writer<'a> {
                     is_fresh: memory.is_fresh,
                     present: SharedBitmap::new(pages),
                     seen: storage.holds_old_bytes().then(|| SharedBitmap::new(pages)),
+                    is_stale: AtomicBool::new(false),
                 })
             })
             .collect();
@@ -259,6 +261,7 @@ impl<'a> Writer<'a> {
             mut channel,
             file,
             layout,
+            blocks,
             magic,
             cancel,
             io_mode,
@@ -277,11 +280,22 @@ impl<'a> Writer<'a> {
             };
             result.map_err(|source| Error::io(&file, "make the file durable", source))
         };
+        let is_clean = !blocks.iter().any(|block| block.is_stale.load(Ordering::Relaxed));
+        let note = |storage: &mut dyn Storage| {
+            if is_clean {
+                storage.note_clean(layout.stream_offset());
+            }
+        };
+        if !storage.is_in_place() {
+            note(&mut *storage);
+        }
         make_durable(&mut *storage)?;
         if storage.is_in_place() {
             // Only now may a reader take the stream for whole.
             write_slice(&mut *channel, &Arc::from("magic"), &magic, layout.stream_offset(), &cancel)
                 .map_err(|error| Error::work(&file, error))?;
+            // Of the file as it is now that its last byte is written.
+            note(&mut *storage);
             make_durable(&mut *storage)?;
         }
         drop(channel);

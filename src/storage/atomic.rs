@@ -20,7 +20,7 @@ use nix::fcntl::{AtFlags, renameat};
 use nix::libc;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-use super::{IoMode, Storage, open};
+use super::{IoMode, Storage, note, open};
 
 /// How the start of a passing name looks. It says whose it is, should one ever be found.
 pub(super) const PASSING_PREFIX: &str = ".mapped-ram-";

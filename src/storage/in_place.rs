@@ -10,7 +10,7 @@ use std::path::Path;
 
 use multifd_pool::Channel;
 
-use super::{IoMode, Storage, open};
+use super::{IoMode, Storage, note, open};
 
 /// A file whose bytes behind an offset are replaced where they stand.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ impl InPlaceFile {
                 "is no regular file; a mapped-ram stream needs one, for its pages have fixed offsets",
             ));
         }
+        note::forget(&file);
         Ok(Self { file, shown: shown.into() })
     }
 }

@@ -15,6 +15,7 @@
 
 mod atomic;
 mod in_place;
+mod note;
 mod open;
 mod recycled;
 mod source;
@@ -28,6 +29,7 @@ use multifd_pool::Channel;
 
 pub use atomic::AtomicFile;
 pub use in_place::InPlaceFile;
+pub use note::FileState;
 pub use recycled::RecycledFile;
 pub use source::FileSource;
 
@@ -138,6 +140,13 @@ pub trait Storage: Send {
         self.sync()
     }
 
+    /// Writes down, beside the bytes of the file, that the clear pages of the stream at `stream_offset` hold no bytes but zeros:
+    /// [`Source::is_noted_clean`] says so later. Called when all is written, before the last sync. Nothing where there is no
+    /// place for it.
+    fn note_clean(&mut self, stream_offset: u64) {
+        let _ = stream_offset;
+    }
+
     /// Whether the bytes are seen under a name while they are written. The writer then keeps the stream's magic back
     /// until all else is synced.
     fn is_in_place(&self) -> bool;
@@ -214,6 +223,31 @@ pub trait Source: Send + Sync {
     /// without waiting for them. Nothing unless a source knows better.
     fn ask_for(&self, offset: u64, length: u64) {
         let _ = (offset, length);
+    }
+
+    /// In which state the file is; `None` where there is no file to ask.
+    ///
+    /// # Errors
+    /// What `fstat(2)` says.
+    fn state(&self) -> io::Result<Option<FileState>> {
+        Ok(None)
+    }
+
+    /// Whether it is written down, beside the file's bytes, that the clear pages of the stream at `stream_offset` hold no bytes but
+    /// zeros, and the file was not written since. Then [`Block::map`](crate::Block::map) need not look for stale ones.
+    fn is_noted_clean(&self, stream_offset: u64) -> bool {
+        let _ = stream_offset;
+        false
+    }
+
+    /// Writes down that the clear pages of the stream at `stream_offset` held no bytes but zeros while the file was in `state`.
+    ///
+    /// # Errors
+    /// When the file system has no place for it (`user.` extended attributes), or the file may not be written by its owner or by
+    /// this process.
+    fn note_clean(&self, stream_offset: u64, state: &FileState) -> io::Result<()> {
+        let _ = (stream_offset, state);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// The file behind the source, open for reading, if there is one: what a block is mapped from.

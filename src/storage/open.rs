@@ -156,6 +156,12 @@ macro_rules! methods_of_a_file {
         fn disk_bytes(&self) -> Option<u64> {
             open::disk_bytes(&self.file)
         }
+
+        fn note_clean(&mut self, stream_offset: u64) {
+            // A file system without extended attributes, for instance: then whoever maps the file has to look.
+            let _ = note::FileState::of(&self.file)
+                .and_then(|state| note::put(&self.file, stream_offset, &state));
+        }
     };
 }
 pub(super) use methods_of_a_file;

@@ -33,7 +33,7 @@ use nix::libc;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
-use super::{IoMode, Storage, open};
+use super::{IoMode, Storage, note, open};
 
 /// A new file that takes over the room of an old one.
 #[derive(Debug)]
@@ -87,6 +87,7 @@ impl RecycledFile {
         // Durable whatever was asked for the new file: else a power cut could bring the old name back over new bytes.
         old_directory.sync_all()?;
         this.directory.sync_all()?;
+        note::forget(&this.file);
         this.file.write_all_at(&INCOMPLETE_MAGIC, 0)?;
         this.file.sync_all()?;
         Ok(this)

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::{Whence, lseek};
 
-use super::{IoMode, Source, open};
+use super::{FileState, IoMode, Source, note, open};
 use crate::convert::to_u64;
 
 /// A file that is read at offsets.
@@ -78,6 +78,18 @@ impl Source for FileSource {
 
     fn file(&self) -> Option<&File> {
         Some(&self.file)
+    }
+
+    fn state(&self) -> io::Result<Option<FileState>> {
+        FileState::of(&self.file).map(Some)
+    }
+
+    fn is_noted_clean(&self, stream_offset: u64) -> bool {
+        note::holds(&self.file, stream_offset)
+    }
+
+    fn note_clean(&self, stream_offset: u64, state: &FileState) -> io::Result<()> {
+        note::put(&self.file, stream_offset, state)
     }
 
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {

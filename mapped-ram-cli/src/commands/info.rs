@@ -54,6 +54,7 @@ fn as_json(reader: &Reader) -> Result<Value, Problem> {
         "target_page_bits": configuration.and_then(Configuration::target_page_bits),
         "uuid": configuration.and_then(Configuration::uuid).map(|uuid| hex(&uuid)),
         "page_size": layout.page_size(),
+        "noted_clean": reader.is_noted_clean(),
         "blocks": blocks,
         "tail_offset": layout.tail_offset(),
         "devices": devices,
@@ -95,6 +96,9 @@ fn print(reader: &Reader) -> Result<(), Problem> {
         None => say::line("machine     not said (no configuration section)")?,
     }
     say::line(&format!("page size   {}", layout.page_size()))?;
+    if reader.is_noted_clean() {
+        say::line("note        its zero pages are zeros in the file: mapping it takes no look at it")?;
+    }
     say::line("")?;
     say::line(&format!(
         "{:<28} {:>12} {:>12} {:>12} {:>16}",

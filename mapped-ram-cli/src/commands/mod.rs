@@ -4,6 +4,7 @@ pub(crate) mod compare;
 pub(crate) mod copy;
 pub(crate) mod extract;
 pub(crate) mod info;
+pub(crate) mod prepare;
 pub(crate) mod restore;
 pub(crate) mod save;
 #[cfg(feature = "serve")]
