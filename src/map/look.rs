@@ -12,6 +12,7 @@ use crate::convert::{to_u64, to_usize};
 use crate::error::Result;
 use crate::read::Block;
 use crate::storage::Source;
+use crate::zero::Detector;
 
 /// How much is read at a time, in bytes.
 const WINDOW: u64 = 256 << 10;
@@ -31,6 +32,7 @@ pub(super) fn not_zero(
     host_page: u64,
     mut found: impl FnMut(Range<u64>) -> bool,
 ) -> Result<bool> {
+    let detector = Detector::best();
     let mut bytes = vec![0; to_usize(WINDOW.min(range.end - range.start))];
     let mut at = range.start;
     while at < range.end {
@@ -49,9 +51,7 @@ pub(super) fn not_zero(
         let end = at + to_u64(window.len());
         while from < end {
             let to = ((from / host_page + 1) * host_page).min(end);
-            if window[to_usize(from - at)..to_usize(to - at)].iter().any(|byte| *byte != 0)
-                && !found(from..to)
-            {
+            if !detector.is_zero_slice(&window[to_usize(from - at)..to_usize(to - at)]) && !found(from..to) {
                 return Ok(false);
             }
             from = to;
