@@ -11,16 +11,22 @@ mod allocator;
 #[expect(unsafe_code, reason = "a channel copies raw memory")]
 mod disk;
 mod folder;
+#[cfg(feature = "userfaultfd")]
+mod made_message;
 #[expect(unsafe_code, reason = "a mapping is looked at through raw pointers")]
 mod mapped;
 #[expect(unsafe_code, reason = "maps memory, and gives it back")]
 mod memory;
+#[cfg(feature = "userfaultfd")]
+mod message;
 mod reader;
 #[expect(unsafe_code, reason = "a guest writes its memory while it is saved")]
 mod save_load;
 mod slicer;
 mod stream;
 
+#[cfg(feature = "userfaultfd")]
+pub use message::message;
 pub use reader::reader;
 pub use save_load::save_load;
 pub use slicer::slicer;
@@ -30,7 +36,7 @@ pub use stream::{libvirt, stream, tail, working_set};
 pub type Target = fn(&[u8]);
 
 /// Every target by its name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: &[(&str, Target)] = &[
     ("stream", stream),
     ("libvirt", libvirt),
     ("tail", tail),
@@ -38,4 +44,6 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("slicer", slicer),
     ("save_load", save_load),
     ("reader", reader),
+    #[cfg(feature = "userfaultfd")]
+    ("message", message),
 ];

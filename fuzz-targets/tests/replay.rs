@@ -8,7 +8,7 @@ use fuzz_targets::TARGETS;
 fn replay(folder: &str) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(folder);
     let mut replayed = 0;
-    for (name, target) in TARGETS {
+    for (name, target) in TARGETS.iter().copied() {
         let Ok(entries) = fs::read_dir(folder.join(name)) else { continue };
         for entry in entries {
             let path = entry.unwrap().path();
@@ -40,7 +40,7 @@ fn random_bytes() {
         state ^= state << 17;
         state
     };
-    for (name, target) in TARGETS {
+    for (name, target) in TARGETS.iter().copied() {
         for _ in 0..300 {
             let length = usize::try_from(next() % 600).unwrap();
             let data: Vec<u8> = (0..length).map(|_| next().to_le_bytes()[0]).collect();

@@ -10,13 +10,23 @@
 //!
 //! Only what is in one region is looked at here; whether regions fit a file is [`super::region`]'s business.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The longest message that is taken, in bytes.
 pub const LONGEST_MESSAGE: usize = 1 << 20;
 
 /// The most regions that a message may have.
 pub const MOST_REGIONS: usize = 4096;
+
+/// The longest name that a block has in a file, in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// So much of what the decoder says is passed on, in characters: it quotes what it does not like, however long that is.
+const LONGEST_QUOTE: usize = 200;
 
 /// A part of a guest's memory, and what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +39,7 @@ pub struct GuestRegion {
     pub offset: u64,
     /// The size of the memory's pages, in bytes: 4096, or 2 MiB in huge pages.
     pub page_size: u64,
-    /// The block, if the offset is to count in it.
+    /// The block, if the offset is to count in it; a message may name it in at most 255 bytes, as a file does.
     pub block: Option<String>,
 }
 
@@ -44,6 +54,29 @@ struct Wire {
     page_size_kib: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     block: Option<String>,
+}
+
+/// A region that is a JSON object. A derived decoder alone takes an array as well, its elements in the order of the fields here.
+struct Object(Wire);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Only;
+
+        impl<'de> Visitor<'de> for Only {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, a region")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object, A::Error> {
+                Wire::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Only)
+    }
 }
 
 /// What the bytes received so far are.
@@ -97,18 +130,29 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
             Some(_) => Err("the layout is no JSON array".into()),
         };
     }
-    let wires: Vec<Wire> = match serde_json::from_slice(text) {
-        Ok(wires) => wires,
+    let objects: Vec<Object> = match serde_json::from_slice(text) {
+        Ok(objects) => objects,
         Err(error) if error.is_eof() => return Ok(Parsed::Part),
-        Err(error) => return Err(format!("the layout is not as it should be: {error}")),
+        Err(error) => {
+            let said = shortened(error.to_string());
+            return Err(format!("the layout is not as it should be: {said}"));
+        }
     };
-    if wires.is_empty() || wires.len() > MOST_REGIONS {
-        return Err(format!("the layout has {} regions; it has 1 to {MOST_REGIONS}", wires.len()));
+    if objects.is_empty() || objects.len() > MOST_REGIONS {
+        return Err(format!("the layout has {} regions; it has 1 to {MOST_REGIONS}", objects.len()));
     }
-    wires.into_iter().map(region).collect::<Result<_, _>>().map(Parsed::Whole)
+    objects.into_iter().map(region).collect::<Result<_, _>>().map(Parsed::Whole)
 }
 
-fn region(wire: Wire) -> Result<GuestRegion, String> {
+fn shortened(mut said: String) -> String {
+    if let Some((end, _)) = said.char_indices().nth(LONGEST_QUOTE) {
+        said.truncate(end);
+        said.push_str("...");
+    }
+    said
+}
+
+fn region(Object(wire): Object) -> Result<GuestRegion, String> {
     let page_size = match (wire.page_size, wire.page_size_kib) {
         (Some(one), Some(other)) if one != other => {
             return Err(format!(
@@ -118,6 +162,12 @@ fn region(wire: Wire) -> Result<GuestRegion, String> {
         (Some(size), _) | (None, Some(size)) => size,
         (None, None) => return Err("a region says no page_size".into()),
     };
+    if let Some(name) = wire.block.as_ref().filter(|name| name.len() > LONGEST_NAME) {
+        return Err(format!(
+            "a region names a block in {} bytes; a name has at most {LONGEST_NAME}",
+            name.len()
+        ));
+    }
     Ok(GuestRegion {
         base_host_virt_addr: wire.base_host_virt_addr,
         size: wire.size,
@@ -207,11 +257,17 @@ mod tests {
             &format!("[{{{numbers},{numbers},\"page_size\":4096}}]"),
             &format!("[{{{numbers},\"page_size\":4096}}] x ]"),
             &format!("[{{{numbers},\"page_size\":4096,\"block\":7}}]"),
+            &format!("[{{{numbers},\"page_size\":4096,\"block\":\"{}\"}}]", "b".repeat(LONGEST_NAME + 1)),
+            "[[4096,8192,0,4096]]",
+            "[[4096,8192,0,4096,4096,null]]",
+            &format!("[{{\"size\":\"{}\"}}]", "\\u0001".repeat(1000)),
             &format!("{}]", "[".repeat(5000)),
             &many,
             &long,
         ] {
-            assert!(GuestRegion::from_json(text.as_bytes()).is_err(), "{}", &text[..text.len().min(80)]);
+            let shown = &text[..text.len().min(80)];
+            let error = GuestRegion::from_json(text.as_bytes()).expect_err(shown);
+            assert!(error.len() < 1024, "{shown}: an error of {} bytes", error.len());
         }
     }
 }

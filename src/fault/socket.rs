@@ -76,8 +76,8 @@ pub fn send(stream: &UnixStream, fd: BorrowedFd<'_>, regions: &[GuestRegion]) ->
 /// hint that the guest's process has ended.
 ///
 /// # Errors
-/// A message that is no layout or too long, that carries no descriptor, more than one, or one that is no userfaultfd; a socket that
-/// ends too early or says nothing in time; cancellation.
+/// A message that is no layout or too long, that carries no descriptor or more than one; a socket that ends too early or does not say
+/// all in time; cancellation. What the descriptor is only [`serve`](super::FaultOptions::serve) looks at.
 pub fn receive(stream: UnixStream, patience: Duration, cancel: &Cancel) -> Result<Received> {
     let damaged = |what: String| Error::Damaged { file: PEER.into(), what };
     let failed = |error: io::Error| Error::io(PEER, "receive the layout of the memory", error);
@@ -107,6 +107,8 @@ pub fn receive(stream: UnixStream, patience: Duration, cancel: &Cancel) -> Resul
             Parsed::Part if text.len() > LONGEST_MESSAGE => {
                 return Err(damaged(format!("the layout is longer than {LONGEST_MESSAGE} bytes")));
             }
+            // Who sends a byte now and then is never waited for, and would never be late.
+            Parsed::Part if Instant::now() >= end => return Err(late()),
             Parsed::Part => {}
         }
     };
@@ -160,8 +162,11 @@ fn wait(stream: &UnixStream, end: Instant, cancel: &Cancel) -> Result<()> {
             Err(error) => return Err(Error::io(PEER, "wait for the layout of the memory", error.into())),
         }
         if Instant::now() >= end {
-            let late = io::ErrorKind::TimedOut.into();
-            return Err(Error::io(PEER, "wait for the layout of the memory", late));
+            return Err(late());
         }
     }
+}
+
+fn late() -> Error {
+    Error::io(PEER, "wait for the layout of the memory", io::ErrorKind::TimedOut.into())
 }

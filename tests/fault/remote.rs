@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mapped_ram::fault::{Ending, FaultOptions, Fill, GuestRegion, receive, register, send};
 use mapped_ram::{Cancel, ErrorKind};
@@ -264,6 +264,22 @@ fn nobody_waits_for_ever_for_a_message() {
     let cancel = Cancel::new();
     cancel.cancel();
     assert_eq!(receive(other, PATIENCE, &cancel).unwrap_err().kind(), ErrorKind::Cancelled);
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_message_in_drops() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let receives = scope.spawn(|| receive(theirs, Duration::from_millis(300), &Cancel::new()));
+        // Far more often than the other side looks at its clock while it waits; until it hangs up.
+        while began.elapsed() < Duration::from_secs(10) && (&ours).write_all(b" ").is_ok() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(ours);
+        let error = receives.join().unwrap().unwrap_err();
+        assert!(error.kind() == ErrorKind::Io && error.to_string().contains("timed out"), "{error}");
+    });
 }
 
 #[test]
