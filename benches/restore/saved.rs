@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use mapped_ram::storage::IoMode;
 use mapped_ram::{Bridge, RamBlock, Reader, SaveOptions, Tail};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
@@ -111,7 +110,7 @@ impl Saved {
         memory.populate()?;
         pattern.fill(memory.bytes_mut());
         let bridge = if layout == Layout::Bridged { Bridge::Auto } else { Bridge::None };
-        let options = SaveOptions::new().io_mode(IoMode::Direct).bridge(bridge);
+        let options = SaveOptions::new().bridge(bridge);
         options.save(path, vec![RamBlock::new("ram0", memory.bytes())])?;
         Self::open(path)
     }

@@ -20,6 +20,7 @@ use nix::fcntl::{AtFlags, renameat};
 use nix::libc;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
+use super::replaced::Replaced;
 use super::{IoMode, Storage, note, open};
 
 /// How the start of a passing name looks. It says whose it is, should one ever be found.
@@ -131,6 +132,7 @@ impl Storage for AtomicFile {
     }
 
     fn publish(&mut self, durable: bool) -> io::Result<()> {
+        let old = Replaced::hold(&self.directory, &self.file_name);
         match self.stand_in.take() {
             None => self.publish_nameless()?,
             Some(temporary) => {
@@ -139,7 +141,11 @@ impl Storage for AtomicFile {
                     .map_err(|failed| failed.error)?;
             }
         }
-        if durable { self.directory.sync_all() } else { Ok(()) }
+        if durable {
+            self.directory.sync_all()?;
+        }
+        let _ = old.let_go();
+        Ok(())
     }
 }
 

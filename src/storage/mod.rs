@@ -18,6 +18,7 @@ mod in_place;
 mod note;
 mod open;
 mod recycled;
+mod replaced;
 mod source;
 
 use std::fmt;

@@ -33,6 +33,7 @@ use nix::libc;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
+use super::replaced::Replaced;
 use super::{IoMode, Storage, note, open};
 
 /// A new file that takes over the room of an old one.
@@ -170,9 +171,14 @@ impl Storage for RecycledFile {
 
     fn publish(&mut self, durable: bool) -> io::Result<()> {
         let Some(passing) = &self.passing else { return Ok(()) };
+        let old = Replaced::hold(&self.directory, &self.file_name);
         renameat(&self.directory, passing.as_os_str(), &self.directory, self.file_name.as_os_str())?;
         self.passing = None;
-        if durable { self.directory.sync_all() } else { Ok(()) }
+        if durable {
+            self.directory.sync_all()?;
+        }
+        let _ = old.let_go();
+        Ok(())
     }
 }
 
