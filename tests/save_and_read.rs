@@ -436,6 +436,34 @@ fn cancelling_ends_a_save_and_leaves_no_file() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// What the file holds is not known then, and must not get a name.
+#[test]
+fn a_writer_whose_callback_panicked_is_of_no_more_use() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    fs::write(&path, "old").unwrap();
+    let memory = memory_of(&[3; 2000], PAGE);
+    for round in 0..2 {
+        let mut calls = 0;
+        let mut writer = SaveOptions::new()
+            .progress(|_| {
+                calls += 1;
+                assert_ne!(calls, 1, "in the callback");
+            })
+            .create(&path, vec![RamBlock::new("ram0", &memory)])
+            .unwrap();
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.write_all()));
+        assert!(caught.is_err());
+        let after = match round {
+            0 => writer.finish(&Tail::minimal()).map(drop),
+            _ => writer.write_pages(0, &PageBitmap::full(2000)),
+        };
+        let error = after.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+}
+
 #[test]
 fn a_panic_in_the_callback_leaves_no_channel_behind() {
     let dir = dir();

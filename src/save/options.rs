@@ -206,7 +206,8 @@ impl<'a> SaveOptions<'a> {
         self
     }
 
-    /// Calls `callback` now and then while pages are written.
+    /// Calls `callback` now and then while pages are written. If it panics, so does the writer's method, and the writer is of no more
+    /// use.
     pub fn progress(mut self, callback: impl FnMut(&Progress) + 'a) -> Self {
         self.progress = Some(Box::new(callback));
         self

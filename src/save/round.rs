@@ -22,6 +22,8 @@ impl Writer<'_> {
     /// Sends all chunks of `parts` through the channels and waits until none is left.
     pub(super) fn write_parts(&mut self, parts: &[Part<'_>]) -> Result<()> {
         self.check_usable()?;
+        // Until it is known to be otherwise: the callback, or memory that a bitmap hands out, may panic, and be caught.
+        self.failed = true;
         let written = self.send_parts(parts);
         self.failed = written.is_err();
         written

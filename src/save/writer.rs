@@ -34,7 +34,8 @@ use crate::zero::Detector;
 ///
 /// Pages may be written again and again, in rounds, as long as the guest runs; the file then holds what was written
 /// last. Nothing is under the final name before [`finish`](Self::finish) returned; a writer that is dropped before
-/// leaves no file (or, in place, a stream that every reader calls incomplete).
+/// leaves no file (or, in place, a stream that every reader calls incomplete). After a method that failed, or panicked with the
+/// progress callback, every other one is an error.
 ///
 /// ```
 /// # fn main() -> mapped_ram::Result<()> {

@@ -102,7 +102,7 @@ impl<'a> LoadOptions<'a> {
         self
     }
 
-    /// Calls `callback` now and then while pages are read.
+    /// Calls `callback` now and then while pages are read. If it panics, so does the load, and what is in the memory is not known.
     pub fn progress(mut self, callback: impl FnMut(&Progress) + 'a) -> Self {
         self.progress = Some(Box::new(callback));
         self
