@@ -145,48 +145,37 @@ impl SharedBitmap {
     }
 
     /// Writes down what a channel found about the pages from `first` on: for each bit that is set in `looked_at`, the
-    /// page's bit becomes the one in `present`. Bit 0 of word 0 of both stands for page `first`. Says whether a bit was set that is
-    /// clear now.
-    pub(crate) fn record(&self, first: u64, looked_at: &[u64], present: &[u64]) -> bool {
-        let mut is_cleared = false;
+    /// page's bit becomes the one in `present`. Bit 0 of word 0 of both stands for page `first`.
+    pub(crate) fn record(&self, first: u64, looked_at: &[u64], present: &[u64]) {
         let shift = first % 64;
         let base = to_usize(first / 64);
         for (i, (&looked_at, &present)) in looked_at.iter().zip(present).enumerate() {
-            is_cleared |= self.update(base + i, looked_at << shift, present << shift);
+            self.update(base + i, looked_at << shift, present << shift);
             if shift != 0 {
-                is_cleared |= self.update(base + i + 1, looked_at >> (64 - shift), present >> (64 - shift));
+                self.update(base + i + 1, looked_at >> (64 - shift), present >> (64 - shift));
             }
         }
-        is_cleared
     }
 
-    /// Clears the bits of whole words: `pages` begins at a multiple of 64, and ends at one or at the bitmap's end. Says whether any
-    /// was set.
-    pub(crate) fn clear_words(&self, pages: std::ops::Range<u64>) -> bool {
+    /// Clears the bits of whole words: `pages` begins at a multiple of 64, and ends at one or at the bitmap's end.
+    pub(crate) fn clear_words(&self, pages: std::ops::Range<u64>) {
         if pages.is_empty() {
-            return false;
+            return;
         }
-        let mut is_cleared = false;
         debug_assert!(pages.start.is_multiple_of(64), "a word may be another thread's too");
         for word in &self.words[to_usize(pages.start / 64)..to_usize(pages.end.div_ceil(64))] {
             // A read first: a bitmap of a huge guest that was never written to stays untouched memory.
             if word.load(Ordering::Relaxed) != 0 {
                 word.store(0, Ordering::Relaxed);
-                is_cleared = true;
             }
         }
-        is_cleared
     }
 
-    /// Whether a bit was set that is clear now.
-    fn update(&self, index: usize, looked_at: u64, present: u64) -> bool {
-        if looked_at == 0 {
-            return false;
+    fn update(&self, index: usize, looked_at: u64, present: u64) {
+        if looked_at != 0 {
+            // Two updates are enough: nobody reads the bitmap between them, and channels never share a page.
+            self.words[index].fetch_and(!(looked_at & !present), Ordering::Relaxed);
+            self.words[index].fetch_or(looked_at & present, Ordering::Relaxed);
         }
-        // Two updates are enough: nobody reads the bitmap between them, and channels never share a page.
-        let cleared = looked_at & !present;
-        let before = self.words[index].fetch_and(!cleared, Ordering::Relaxed);
-        self.words[index].fetch_or(looked_at & present, Ordering::Relaxed);
-        before & cleared != 0
     }
 }

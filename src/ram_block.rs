@@ -31,8 +31,6 @@ pub struct RamBlock<'m> {
     pub(crate) backing: Option<(Arc<File>, u64)>,
     /// Whether its page tables are still to be filled.
     pub(crate) is_fresh: bool,
-    /// Whether nobody writes its memory while it is saved.
-    pub(crate) is_at_rest: bool,
     memory: PhantomData<&'m [u8]>,
 }
 
@@ -59,13 +57,14 @@ impl<'m> RamBlock<'m> {
     /// `idstr` is the block's name in the stream, 1 to 255 bytes without NUL; `memory`'s length must be a multiple of
     /// the page size. Both are checked when the writer is made.
     pub fn new(idstr: impl Into<Vec<u8>>, memory: &'m [u8]) -> Self {
-        Self::with_place(idstr, to_u64(memory.len()), Place::Here(memory.as_ptr())).at_rest()
+        Self::with_place(idstr, to_u64(memory.len()), Place::Here(memory.as_ptr()))
     }
 
     /// A block whose memory a guest may go on writing while it is saved.
     ///
     /// What the file holds of a page that was written meanwhile is a mix of old and new bytes: write such pages once
-    /// more ([`Writer::write_pages`](crate::Writer::write_pages)) when the guest stands still.
+    /// more ([`Writer::write_pages`](crate::Writer::write_pages)) when the guest stands still. One that is left so, and was zero when it
+    /// was looked at, may be zeros to whoever loads the file, and the mix to whoever maps it.
     ///
     /// # Safety
     /// `start` to `start + length` must stay mapped and readable until the writer made with this block is finished or
@@ -94,7 +93,6 @@ impl<'m> RamBlock<'m> {
             guest_address: None,
             backing: None,
             is_fresh: false,
-            is_at_rest: false,
             memory: PhantomData,
         }
     }
@@ -125,18 +123,6 @@ impl<'m> RamBlock<'m> {
     #[must_use]
     pub fn freshly_mapped(mut self) -> Self {
         self.is_fresh = true;
-        self
-    }
-
-    /// Says that nobody writes the memory of a block made by [`from_raw`](Self::from_raw) while a method of the writer runs, since the
-    /// guest is paused. A save then knows what it wrote into the gaps that it bridged, and can note on the file that it holds no stale bytes,
-    /// so that [`Block::map`](crate::Block::map) need not look for any.
-    ///
-    /// If it is not so, a page that was zero when it was looked at, and written before its neighbours were saved, may be zeros to whoever
-    /// loads the file and what was written to whoever maps it: torn, as such a snapshot is in any case.
-    #[must_use]
-    pub fn at_rest(mut self) -> Self {
-        self.is_at_rest = true;
         self
     }
 

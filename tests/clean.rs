@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mapped_ram::storage::{FileSource, FileState, IoMode, Source};
 use mapped_ram::{
-    Bridge, ErrorKind, Mapping, PageBitmap, RamBlock, Reader, ReaderOptions, SaveOptions, StalePage, Tail,
+    ErrorKind, Mapping, PageBitmap, RamBlock, Reader, ReaderOptions, SaveOptions, StalePage, Tail,
 };
 use multifd_pool::Channel;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -145,76 +145,86 @@ fn a_noted_file_is_mapped_without_a_look() {
     assert!(bytes(&third) == memory);
 }
 
+/// What an earlier round left in the room of a page that is zero now is gone at the end.
 #[test]
-fn memory_that_may_change_is_noted_unless_gaps_are_bridged() {
+fn what_became_zero_in_a_later_round_is_cleared() {
     let dir = dir();
-    if !notes::are_kept(dir.path()) {
-        return;
-    }
-    let memory = scattered();
-    let noted = |bridge: Bridge, at_rest: bool, recycled: bool| {
-        let path = dir.path().join("guest.mram");
-        // SAFETY: `memory` outlives the save.
-        let block = unsafe { RamBlock::from_raw("ram0", memory.as_ptr(), memory.len()) };
-        let block = if at_rest { block.at_rest() } else { block };
-        let options = SaveOptions::new().bridge(bridge);
-        let options = if recycled { options.recycle(&path) } else { options };
-        options.save(&path, vec![block]).unwrap();
-        Reader::open(&path).unwrap().is_noted_clean()
+    let expect_clean = |path: &Path, expected: &[u8]| {
+        let reader = Reader::open(path).unwrap();
+        assert_eq!(reader.is_noted_clean(), notes::are_kept(dir.path()));
+        let offset = usize::try_from(reader.blocks()[0].layout().pages_offset()).unwrap();
+        assert!(fs::read(path).unwrap()[offset..offset + expected.len()] == *expected);
+        assert!(bytes(&reader.blocks()[0].map().unwrap()) == expected);
     };
     for recycled in [false, true] {
-        assert!(noted(Bridge::None, false, recycled));
-        assert!(!noted(Bridge::Auto, false, recycled));
-        assert!(noted(Bridge::Auto, true, recycled));
+        let path = dir.path().join("guest.mram");
+        let options = SaveOptions::new();
+        let options = if recycled { options.recycle(&path) } else { options };
+        let set = memory(&[1; 100]);
+        let block = RamBlock::detached("ram0", set.len() as u64);
+        let mut writer = options.create(&path, vec![block]).unwrap();
+        writer.write_from(0, 0, &set).unwrap();
+        writer.write_from(0, 70 * PAGE as u64, &memory(&[0, 2])).unwrap();
+        writer.finish(&Tail::minimal()).unwrap();
+        let mut expected = set;
+        expected[70 * PAGE..72 * PAGE].copy_from_slice(&memory(&[0, 2]));
+        expect_clean(&path, &expected);
+    }
+
+    // Memory that was given back after it was saved is passed over by the next round, which clears it nevertheless.
+    for recycled in [false, true] {
+        let path = dir.path().join("given-back.mram");
+        let ram = dir.path().join("ram");
+        fs::write(&ram, memory(&[1; 512])).unwrap();
+        let file = Arc::new(File::options().read(true).write(true).open(&ram).unwrap());
+        let length = std::num::NonZeroUsize::new(512 * PAGE).unwrap();
+        // SAFETY: touches no existing mapping.
+        let start =
+            unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &*file, 0) }.unwrap();
+        // SAFETY: mapped until the end.
+        let block = unsafe { RamBlock::from_raw("ram0", start.as_ptr().cast(), 512 * PAGE) };
+        let options = SaveOptions::new();
+        let options = if recycled { options.recycle(&path) } else { options };
+        let mut writer = options.create(&path, vec![block.backed_by(Arc::clone(&file), 0)]).unwrap();
+        writer.write_all().unwrap();
+        file.set_len(100 * PAGE as u64).unwrap();
+        file.set_len(512 * PAGE as u64).unwrap();
+        writer.write_all().unwrap();
+        writer.finish(&Tail::minimal()).unwrap();
+        // SAFETY: mapped above, used by nobody any more.
+        unsafe { munmap(start, 512 * PAGE) }.unwrap();
+        expect_clean(&path, &memory(&[vec![1; 100], vec![0; 412]].concat()));
     }
 }
 
+/// A gap that was zero when it was looked at, and something else when its neighbours were written, comes again with what the guest
+/// dirtied: zero by then, it is cleared.
 #[test]
-fn what_became_zero_in_a_later_round_is_not_noted() {
+fn a_bridged_page_that_changed_meanwhile_is_cleared_when_it_comes_again() {
     let dir = dir();
-    if !notes::are_kept(dir.path()) {
-        return;
-    }
     let path = dir.path().join("guest.mram");
-    let set = memory(&[1; 100]);
-    let mut writer =
-        SaveOptions::new().create(&path, vec![RamBlock::detached("ram0", set.len() as u64)]).unwrap();
-    writer.write_from(0, 0, &set).unwrap();
-    writer.write_from(0, 70 * PAGE as u64, &memory(&[0, 2])).unwrap();
-    writer.finish(&Tail::minimal()).unwrap();
-    let reader = Reader::open(&path).unwrap();
-    assert!(!reader.is_noted_clean());
-    let offset = reader.blocks()[0].layout().pages_offset() + 70 * PAGE as u64;
-    let stale = reader.note_clean().unwrap().unwrap();
-    assert_eq!((stale.idstr.as_str(), stale.page, stale.offset), ("ram0", 70, offset));
-    assert!(!reader.is_noted_clean());
-    let mut expected = set;
-    expected[70 * PAGE..72 * PAGE].copy_from_slice(&memory(&[0, 2]));
-    assert!(bytes(&reader.blocks()[0].map().unwrap()) == expected);
-
-    // Memory that was given back after it was saved is passed over by the next round, and no less stale.
-    let path = dir.path().join("given-back.mram");
-    let ram = dir.path().join("ram");
-    fs::write(&ram, memory(&[1; 512])).unwrap();
-    let file = Arc::new(File::options().read(true).write(true).open(&ram).unwrap());
-    let length = std::num::NonZeroUsize::new(512 * PAGE).unwrap();
-    // SAFETY: touches no existing mapping.
-    let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &*file, 0) }.unwrap();
-    // SAFETY: mapped until the end.
-    let block = unsafe { RamBlock::from_raw("ram0", start.as_ptr().cast(), 512 * PAGE) };
-    let block = block.backed_by(Arc::clone(&file), 0).at_rest();
+    let mut memory = memory(&[1, 0, 1, 1]);
+    let start = memory.as_mut_ptr();
+    // SAFETY: `memory` lives until the end, and is only changed through `start`.
+    let block = unsafe { RamBlock::from_raw("ram0", start, 4 * PAGE) };
     let mut writer = SaveOptions::new().create(&path, vec![block]).unwrap();
     writer.write_all().unwrap();
-    file.set_len(0).unwrap();
-    file.set_len(512 * PAGE as u64).unwrap();
-    writer.write_all().unwrap();
+    let offset = writer.layout().blocks()[0].pages_offset();
+    // As if it had been written in that moment. The file has no name yet.
+    let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+    let mine = |fd: &std::path::PathBuf| {
+        fs::read_link(fd)
+            .is_ok_and(|to| to.starts_with(dir.path()) && to.to_str().unwrap().contains("deleted"))
+    };
+    let file = open.into_iter().find(mine).expect("a file system with nameless files");
+    File::options().write(true).open(file).unwrap().write_all_at(b"changed", offset + PAGE as u64).unwrap();
+    let mut dirty = PageBitmap::new(4);
+    dirty.insert(1..2);
+    writer.write_pages(0, &dirty).unwrap();
     writer.finish(&Tail::minimal()).unwrap();
-    // SAFETY: mapped above, used by nobody any more.
-    unsafe { munmap(start, 512 * PAGE) }.unwrap();
-    let reader = Reader::open(&path).unwrap();
-    assert_eq!(reader.blocks()[0].present_pages().unwrap(), 0);
-    assert!(!reader.is_noted_clean());
-    assert!(bytes(&reader.blocks()[0].map().unwrap()).iter().all(|byte| *byte == 0));
+    let at = usize::try_from(offset).unwrap();
+    let expected = [vec![1; PAGE], vec![0; PAGE], vec![1; 2 * PAGE]].concat();
+    assert!(fs::read(&path).unwrap()[at..at + 4 * PAGE] == expected);
 }
 
 proptest! {
@@ -298,22 +308,6 @@ fn a_file_that_was_written_is_looked_at_again() {
     fs::rename(&path, &moved).unwrap();
     fs::set_permissions(&moved, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
     assert!(Reader::open(&moved).unwrap().is_noted_clean());
-}
-
-/// A dirty bitmap of a later round that changes nothing from set to clear keeps the note.
-#[test]
-fn rounds_at_rest_keep_the_note() {
-    let dir = dir();
-    if !notes::are_kept(dir.path()) {
-        return;
-    }
-    let path = dir.path().join("guest.mram");
-    let memory = scattered();
-    let mut writer = SaveOptions::new().create(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
-    writer.write_all().unwrap();
-    writer.write_pages(0, &PageBitmap::full(500)).unwrap();
-    writer.finish(&Tail::minimal()).unwrap();
-    assert!(Reader::open(&path).unwrap().is_noted_clean());
 }
 
 /// Bytes that are in no file.

@@ -51,7 +51,7 @@ impl RamFile {
         // SAFETY: the mapping is readable for its length, and stays so for longer than the block: the block borrows it.
         let block =
             unsafe { RamBlock::from_raw(self.name.as_slice(), self.mapping.as_ptr(), self.mapping.len()) };
-        block.backed_by(Arc::clone(&self.file), 0).freshly_mapped().at_rest()
+        block.backed_by(Arc::clone(&self.file), 0).freshly_mapped()
     }
 }
 

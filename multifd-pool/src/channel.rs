@@ -73,11 +73,25 @@ pub trait Channel: Send {
     /// Makes the `length` bytes from `offset` on read as zeros, as a hole where the file can have one. The file's length
     /// stays as it is.
     ///
+    /// The default knows no holes, and no file length: it writes zeros.
+    ///
     /// # Errors
-    /// What the system says; [`io::ErrorKind::Unsupported`] from a channel that has no such thing, as the default.
+    /// What the system says.
     fn clear(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        let _ = (offset, length);
-        Err(io::ErrorKind::Unsupported.into())
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut done = 0;
+        while done < length {
+            let count = usize::try_from(length - done).unwrap_or(usize::MAX).min(ZEROS.len());
+            let vec = IoVec::from_const(ZEROS.as_ptr(), count);
+            // SAFETY: a part of `ZEROS`, which lives for ever.
+            match unsafe { self.write_at(&[vec], offset + done) } {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

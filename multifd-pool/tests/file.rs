@@ -240,12 +240,21 @@ fn a_boxed_channel_is_asked_for_room_and_holes_too() {
     assert_eq!(*log.lock().unwrap(), [("reserve", 1, 2), ("clear", 3, 4)]);
 }
 
-/// A channel that has neither.
-struct Bare;
+/// A channel that has neither, and writes as little as it is told: no byte once that is used up.
+struct Bare {
+    bytes: Vec<u8>,
+    takes: Vec<Result<usize, std::io::ErrorKind>>,
+}
 
 impl Channel for Bare {
-    unsafe fn write_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
-        Ok(0)
+    unsafe fn write_at(&mut self, vecs: &[IoVec], offset: u64) -> std::io::Result<usize> {
+        let most = self.takes.pop().unwrap_or(Ok(0))?;
+        let at = usize::try_from(offset).unwrap();
+        let count = vecs[0].len().min(most);
+        // SAFETY: `write_at`'s contract: readable for its length.
+        let bytes = unsafe { std::slice::from_raw_parts(vecs[0].addr(), count) };
+        self.bytes[at..at + count].copy_from_slice(bytes);
+        Ok(count)
     }
 
     unsafe fn read_at(&mut self, _: &[IoVec], _: u64) -> std::io::Result<usize> {
@@ -253,13 +262,49 @@ impl Channel for Bare {
     }
 }
 
-#[test]
-fn without_more_said_room_is_advice_and_holes_are_not_to_be_had() {
-    Bare.reserve(0, u64::MAX).unwrap();
-    assert_eq!(Bare.clear(0, 1).unwrap_err().kind(), std::io::ErrorKind::Unsupported);
-}
-
 proptest! {
+    #[test]
+    fn without_more_said_room_is_advice_and_holes_are_zeros_that_are_written(
+        (offset, length) in (0_usize..1000, 0_usize..200_000),
+        takes in prop::collection::vec(
+            prop_oneof![
+                8 => (1_usize..100_000).prop_map(Ok),
+                2 => Just(Err(std::io::ErrorKind::Interrupted)),
+                1 => Just(Err(std::io::ErrorKind::StorageFull)),
+            ],
+            0..20,
+        ),
+    ) {
+        let mut channel = Bare { bytes: vec![7; 201_000], takes: takes.clone() };
+        channel.reserve(0, u64::MAX).unwrap();
+        let cleared = channel.clear(offset as u64, length as u64);
+        // How far it comes, by the model: until an error that is one, or nothing is taken any more.
+        let mut done = 0;
+        let mut expected = Ok(());
+        let mut takes = takes.into_iter().rev();
+        while done < length {
+            match takes.next().unwrap_or(Ok(0)) {
+                Ok(0) => {
+                    expected = Err(std::io::ErrorKind::WriteZero);
+                    break;
+                }
+                Ok(count) => done += count.min(length - done).min(64 << 10),
+                Err(std::io::ErrorKind::Interrupted) => {}
+                Err(kind) => {
+                    expected = Err(kind);
+                    break;
+                }
+            }
+        }
+        prop_assert_eq!(cleared.map_err(|error| error.kind()), expected);
+        let zeros = channel.bytes.iter().position(|byte| *byte == 0).map_or(0, |first| {
+            assert_eq!(first, offset);
+            channel.bytes[first..].iter().take_while(|byte| **byte == 0).count()
+        });
+        prop_assert_eq!(zeros, done);
+        prop_assert!(channel.bytes[..offset].iter().chain(&channel.bytes[offset + done..]).all(|byte| *byte == 7));
+    }
+
     /// Room changes nothing that is read, holes read as zeros and nothing else changes, whatever the mode.
     #[test]
     fn room_and_holes_leave_the_bytes_that_they_should(

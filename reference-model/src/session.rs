@@ -22,8 +22,6 @@ pub struct Session {
     pub memory: Vec<Vec<u8>>,
     /// The pages whose bits are set, with their bytes.
     pub present: BTreeMap<u64, Vec<u8>>,
-    /// Every page that ever took room in the file, with the bytes that stand there: stale ones too.
-    pub room: BTreeMap<u64, Vec<u8>>,
     /// How many pages were written, those that were written again counted again.
     pub written: u64,
     /// How many pages were found to be zero.
@@ -38,7 +36,6 @@ impl Session {
             zero_detection,
             memory: vec![vec![0; page_size as usize]; pages as usize],
             present: BTreeMap::new(),
-            room: BTreeMap::new(),
             written: 0,
             zero: 0,
         }
@@ -76,8 +73,7 @@ impl Session {
             self.present.remove(&page);
             self.zero += 1;
         } else {
-            self.present.insert(page, bytes.clone());
-            self.room.insert(page, bytes);
+            self.present.insert(page, bytes);
             self.written += 1;
         }
     }

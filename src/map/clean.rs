@@ -26,9 +26,9 @@ impl Reader {
     /// Whether the file carries a note that its clear pages hold nothing but zeros, and nobody has written it since. Then a mapping
     /// of it is there at once, however many runs of pages the guest has.
     ///
-    /// Saves of this crate leave the note if it is true, which it is but for live saves
-    /// ([`RamBlock::at_rest`](crate::RamBlock::at_rest)) and file systems without extended attributes; it is lost by copies that leave
-    /// attributes behind (`cp` without `-a`), and by whoever writes the file.
+    /// Saves of this crate leave the note wherever the file system has extended attributes: a page that becomes zero in a later round
+    /// is cleared in the file too. It is lost by copies that leave attributes behind (`cp` without `-a`), and by whoever writes the
+    /// file.
     pub fn is_noted_clean(&self) -> bool {
         self.source().is_noted_clean(self.layout().stream_offset())
     }

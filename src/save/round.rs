@@ -4,7 +4,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use multifd_pool::Pool;
 
@@ -17,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::progress::Meter;
 use crate::ram_block::RamBlock;
 use crate::touched::{Memory, Method, Touched};
+use crate::transfer::clear_range;
 
 impl Writer<'_> {
     /// Sends all chunks of `parts` through the channels and waits until none is left.
@@ -39,8 +39,7 @@ impl Writer<'_> {
         for part in parts {
             let block = &self.blocks[part.index];
             let mut at = part.pages.start;
-            // A slice that was handed over is borrowed.
-            let is_at_rest = !part.is_memory || self.memory[part.index].is_at_rest;
+            let seen = self.seen[part.index];
             let touched = part.touched(&self.memory, page_size, self.touched);
             if let Some(note) = touched.as_ref().and_then(Touched::shortcoming)
                 && !self.notes.iter().any(|known| known == note)
@@ -51,15 +50,21 @@ impl Writer<'_> {
             let all = touched.is_none().then(|| part.pages.clone());
             let end = part.pages.end..part.pages.end;
             for stretch in touched.into_iter().flatten().chain(all).chain(std::iter::once(end)) {
-                // Where old bytes stand in their room, `finish` clears them: these pages were not seen.
-                if block.present.clear_words(at..stretch.start) {
-                    block.is_stale.store(true, Ordering::Relaxed);
+                // Where old bytes stand in their room, `finish` clears them: these pages were not seen. What an earlier round wrote
+                // goes now.
+                block.present.clear_words(at..stretch.start);
+                if at < seen.min(stretch.start) {
+                    let offset = block.pages_offset + at * page_size;
+                    let length = (seen.min(stretch.start) - at) * page_size;
+                    clear_range(&mut *self.channel, &block.name, offset, length)
+                        .map_err(|error| Error::work(&self.file, error))?;
                 }
                 self.untouched_pages += stretch.start - at;
                 meter.skip((stretch.start - at) * page_size);
                 at = stretch.end;
                 for pages in chunks(stretch, region) {
                     let skip = to_usize((pages.start - part.pages.start) * page_size);
+                    let is_again = pages.start < seen;
                     // SAFETY: the range is inside the part's memory: a block's (readable for as long as the writer lives)
                     // or the slice that `write_from` borrowed; the bitmap is borrowed as well. All outlive this function,
                     // and `guard` does not let it end before the pool has synced.
@@ -69,7 +74,7 @@ impl Writer<'_> {
                             part.start.wrapping_add(skip),
                             pages,
                             part.selection,
-                            is_at_rest,
+                            is_again,
                         )
                     };
                     if let Err(refused) = guard.0.submit(batch) {
@@ -80,6 +85,10 @@ impl Writer<'_> {
             }
         }
         self.pool.sync().map_err(|error| Error::pool(&self.file, error))?;
+        for part in parts {
+            let seen = &mut self.seen[part.index];
+            *seen = part.pages.end.max(*seen);
+        }
         meter.tell(|| self.pool.counters());
         Ok(())
     }

@@ -9,7 +9,6 @@
 //! to the zero detector and to the channel.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
@@ -31,8 +30,6 @@ pub(crate) struct BlockState {
     pub(crate) present: SharedBitmap,
     /// Which pages were dealt with at all; only where the others hold old bytes, which must go.
     pub(crate) seen: Option<SharedBitmap>,
-    /// Whether the room of a page that is clear now may hold bytes that are not zeros.
-    pub(crate) is_stale: AtomicBool,
 }
 
 /// A few neighbouring pages of one block that one channel deals with.
@@ -43,8 +40,8 @@ pub(crate) struct SaveBatch {
     pages: Range<u64>,
     /// Which of the pages are meant, by their numbers in the block; all if null.
     selection: *const PageBitmap,
-    /// Whether nobody writes the memory meanwhile.
-    is_at_rest: bool,
+    /// Whether an earlier round may have left something in the pages' room.
+    is_again: bool,
 }
 
 // SAFETY: the pointers are read by whichever thread runs the batch; `new`'s caller promises that they stay good, and
@@ -60,10 +57,10 @@ impl SaveBatch {
         start: *const u8,
         pages: Range<u64>,
         selection: Option<&PageBitmap>,
-        is_at_rest: bool,
+        is_again: bool,
     ) -> Self {
         let selection = selection.map_or(std::ptr::null(), std::ptr::from_ref);
-        Self { block, start, pages, selection, is_at_rest }
+        Self { block, start, pages, selection, is_again }
     }
 }
 
@@ -120,7 +117,7 @@ impl SaveWorker {
         block: &BlockState,
         start: *const u8,
         run: Range<u64>,
-        is_at_rest: bool,
+        is_again: bool,
         context: &mut ChannelContext<'_>,
     ) -> Result<(), WorkError> {
         let pages = run.end - run.start;
@@ -152,11 +149,20 @@ impl SaveWorker {
         let turn = self.manner.turn.clone();
         // It guards nothing that a panic could leave half done.
         let turn = turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
-        make_room(&self.manner, &mut *self.channel, (&block.name, offset), runs.clone(), pages, context)?;
-        let mut bytes = 0;
+        // A page that became zero holds what it was before; and one that was bridged, what it had become when its neighbours were
+        // written. Both are dirty, and come again.
+        let clears = self.manner.clears || is_again;
+        make_room(
+            &self.manner,
+            clears,
+            &mut *self.channel,
+            (&block.name, offset),
+            runs.clone(),
+            pages,
+            context,
+        )?;
         for write in slice_pages(&piece, &self.limits, runs) {
             let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
-            bytes += write.len;
             let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), to_usize(write.len));
             self.pieces.push(Piece::new(vec, write.offset));
             if let Some(rate) = &self.manner.rate
@@ -174,17 +180,11 @@ impl SaveWorker {
         unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
         drop(turn);
 
-        let is_cleared = block.present.record(run.start, &self.looked_at, &self.words);
+        block.present.record(run.start, &self.looked_at, &self.words);
         if let Some(seen) = &block.seen {
             seen.record(run.start, &self.looked_at, &self.looked_at);
         }
         let written = self.words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
-        // What was zero when it was looked at may be something else by the time that it is written with its neighbours.
-        let is_unsure = bytes > written * self.manner.page_size && !is_at_rest;
-        if is_unsure || is_cleared && !self.manner.clears {
-            // Read after the pool has synced.
-            block.is_stale.store(true, Ordering::Relaxed);
-        }
         let counters = context.counters();
         counters.pages += written;
         counters.zero_pages += pages - written;
@@ -193,9 +193,10 @@ impl SaveWorker {
 }
 
 /// Makes the file ready for `runs` of the `pages` pages of a block that stand in it from an offset on: room for the long ones,
-/// and holes between them where old bytes stand.
+/// and, if it `clears`, nothing between them but zeros.
 fn make_room(
     manner: &Manner,
+    clears: bool,
     channel: &mut dyn Channel,
     (block, offset): (&Arc<str>, u64),
     runs: impl Iterator<Item = Range<u64>> + Clone,
@@ -204,14 +205,14 @@ fn make_room(
 ) -> Result<(), WorkError> {
     let page_size = manner.page_size;
     let mut cleared = 0;
-    if manner.clears && 2 * runs.clone().map(|run| run.end - run.start).sum::<u64>() < pages {
+    if clears && 2 * runs.clone().map(|run| run.end - run.start).sum::<u64>() < pages {
         // Mostly zeros: one call for all of it is quicker than one for each gap. What is not zero finds the room that was kept, or is
         // given it below.
         context.clear(channel, block, offset, pages * page_size)?;
         cleared = pages;
     }
     for run in runs.chain(std::iter::once(pages..pages)) {
-        if manner.clears && cleared < run.start {
+        if clears && cleared < run.start {
             let length = (run.start - cleared) * page_size;
             context.clear(channel, block, offset + cleared * page_size, length)?;
         }
@@ -229,17 +230,17 @@ impl Worker for SaveWorker {
     type Batch = SaveBatch;
 
     fn run(&mut self, batch: SaveBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
-        let SaveBatch { block, start, pages, selection, is_at_rest } = batch;
+        let SaveBatch { block, start, pages, selection, is_again } = batch;
         // SAFETY: null or, by `SaveBatch::new`'s contract, a bitmap that nobody changes until the pool has synced.
         let selection = unsafe { selection.as_ref() };
         let Some(selection) = selection else {
             // SAFETY: readable by `SaveBatch::new`'s contract.
-            return unsafe { self.save_run(&block, start, pages, is_at_rest, context) };
+            return unsafe { self.save_run(&block, start, pages, is_again, context) };
         };
         for run in selection.runs_within(pages.clone()) {
             let at = start.wrapping_add(to_usize((run.start - pages.start) * self.manner.page_size));
             // SAFETY: the run is inside the batch's pages, readable by `SaveBatch::new`'s contract.
-            unsafe { self.save_run(&block, at, run, is_at_rest, context) }?;
+            unsafe { self.save_run(&block, at, run, is_again, context) }?;
         }
         Ok(())
     }

@@ -6,7 +6,6 @@
 //! Every method returns only when no channel touches the caller's memory any more, also when it fails or panics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use mapped_ram_format::Layout;
@@ -81,6 +80,8 @@ pub struct Writer<'a> {
     /// `None` when everything is looked at, touched or not.
     pub(super) touched: Option<Method>,
     pub(super) untouched_pages: u64,
+    /// For each block the end of what an earlier round dealt with: pages behind it have nothing in their room yet.
+    pub(super) seen: Vec<u64>,
     pub(super) notes: Vec<String>,
     started: Instant,
     /// An operation failed: what the file holds is not known any more.
@@ -143,11 +144,11 @@ impl<'a> Writer<'a> {
                     is_fresh: memory.is_fresh,
                     present: SharedBitmap::new(pages),
                     seen: storage.holds_old_bytes().then(|| SharedBitmap::new(pages)),
-                    is_stale: AtomicBool::new(false),
                 })
             })
             .collect();
 
+        let seen = memory.len();
         let mut writer = Self {
             pool,
             storage,
@@ -163,6 +164,7 @@ impl<'a> Writer<'a> {
             sync: options.sync,
             touched: (options.zero_detection && options.skip_untouched).then_some(options.touched_method),
             untouched_pages: 0,
+            seen: vec![0; seen],
             notes,
             started,
             failed: false,
@@ -262,7 +264,6 @@ impl<'a> Writer<'a> {
             mut channel,
             file,
             layout,
-            blocks,
             magic,
             cancel,
             io_mode,
@@ -281,22 +282,16 @@ impl<'a> Writer<'a> {
             };
             result.map_err(|source| Error::io(&file, "make the file durable", source))
         };
-        let is_clean = !blocks.iter().any(|block| block.is_stale.load(Ordering::Relaxed));
-        let note = |storage: &mut dyn Storage| {
-            if is_clean {
-                storage.note_clean(layout.stream_offset());
-            }
-        };
+        // Of the file as it is when its last byte is written.
         if !storage.is_in_place() {
-            note(&mut *storage);
+            storage.note_clean(layout.stream_offset());
         }
         make_durable(&mut *storage)?;
         if storage.is_in_place() {
             // Only now may a reader take the stream for whole.
             write_slice(&mut *channel, &Arc::from("magic"), &magic, layout.stream_offset(), &cancel)
                 .map_err(|error| Error::work(&file, error))?;
-            // Of the file as it is now that its last byte is written.
-            note(&mut *storage);
+            storage.note_clean(layout.stream_offset());
             make_durable(&mut *storage)?;
         }
         drop(channel);

@@ -20,8 +20,10 @@ const ADVICE_ALIGNMENT: u64 = 64 << 10;
 pub enum Destination {
     /// Anonymous memory that was mapped for this and never touched: as [`Zeroed`](Self::Zeroed), and filled in huge pages where
     /// the kernel has them (`MADV_HUGEPAGE`), which is several times faster than page by page. Absent pages take memory then
-    /// where a present one is in the same huge page, usually 2 MiB, and past the page cache in gaps of up to 32 KiB. The advice stays when the load is over. While it runs, absent
-    /// pages may hold what the file holds in short gaps between present ones; at its end, also a bad one, they are zeros.
+    /// where a present one is in the same huge page, usually 2 MiB, and past the page cache in gaps of up to 32 KiB. The advice stays
+    /// when the load is over. While it runs, absent pages may hold what the file holds in short gaps between present ones; at its
+    /// end, also a bad one, they are zeros. In memory that was touched after all, other absent pages keep what they held, and nothing
+    /// says so but [`LoadOptions::check_zeroed`](crate::LoadOptions::check_zeroed).
     Fresh,
     /// Zeros, and it was perhaps never touched: absent pages are left alone, so that they cost no memory.
     /// [`LoadOptions::check_zeroed`](crate::LoadOptions::check_zeroed) checks the promise.
