@@ -44,7 +44,7 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     // A kernel may have to be emulated, which takes a millisecond a page.
-    let size = prop_oneof![(6_u32..70, Just(true)), (6_u32..70, Just(false)), (200_u32..2000, Just(false))];
+    let size = prop_oneof![(6_u32..20, Just(true)), (6_u32..70, Just(false)), (200_u32..2000, Just(false))];
     let mask = prop::sample::select(vec![1, 3, 8, 64, u32::MAX]);
     (size, mask).prop_flat_map(|((pages, is_kernel), mask)| {
         let waves = |waves: u64| 0..u64::from(pages) * waves;
