@@ -32,7 +32,8 @@
 //!
 //! # When it goes wrong
 //! A page that cannot be read is poisoned (Linux 6.6): who touches it gets SIGBUS, as from broken memory; an older kernel leaves who
-//! touches it waiting. All other pages go on being filled, and [`FaultHandler::wait`] says what is lost. A page that only the
+//! touches it waiting. For a guest under KVM, the thread of its processor gets the signal (`BUS_MCEERR_AR`, the page's address), and
+//! `KVM_RUN` ends with EINTR if it handles it. All other pages go on being filled, and [`FaultHandler::wait`] says what is lost. A page that only the
 //! channels failed to read is tried again when it is touched.
 //!
 //! A [`FaultHandler`] that is dropped before all is there poisons what is missing, so that nobody takes it for zeros. One that runs
@@ -45,7 +46,11 @@
 //! `/dev/userfaultfd` is open to those whom its access rights name, the system call to those with `CAP_SYS_PTRACE`, and to all if
 //! the sysctl `vm.unprivileged_userfaultfd` is 1. Without permission starting fails, and says so: there is no silent weaker mode.
 //! Everybody may handle faults that are no system call's, who asks for it ([`FaultOptions::user_mode_only`]): then `read(2)` into
-//! missing memory fails with EFAULT or comes short, and KVM, whose guests' faults are the kernel's, cannot run on it.
+//! missing memory fails with EFAULT or comes short, and KVM, whose guests' faults are the kernel's, cannot run on it: `KVM_RUN` fails
+//! with EFAULT, again and again until the page is there (touched by the monitor, or by the channels). Where KVM itself has to read
+//! the page, it is otherwise: with page tables that it cannot read the guest takes a fault of its own, and shuts down; and what an
+//! instruction that it emulates cannot read of RAM it takes for a device's, and exits for MMIO at an address of RAM, which a monitor
+//! must never answer. `tests/kvm` shows all three. Wait until all is there ([`FaultHandler::wait`]) before such a guest runs.
 
 mod background;
 mod claims;

@@ -151,8 +151,8 @@ impl FaultOptions {
 
     /// Handles faults of programs alone, which everybody may. Those of the kernel are not served: a system call that is passed a
     /// missing page (`read(2)` into it, `write(2)` from it) fails with EFAULT, or comes short where the page begins, and a guest in
-    /// KVM cannot run on it. A page that was touched once is as any other. Never chosen by itself: without permission for both,
-    /// starting fails.
+    /// KVM cannot run on it: `KVM_RUN` fails with EFAULT, or worse ([Who may](super#who-may)), until the page is there. A page that was
+    /// touched once is as any other. Never chosen by itself: without permission for both, starting fails.
     pub fn user_mode_only(mut self, on: bool) -> Self {
         self.user_mode_only = on;
         self

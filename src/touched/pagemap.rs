@@ -80,6 +80,8 @@ pub(super) struct Pagemap {
     asked: u64,
     /// Mappings in which what is absent is zero; asked for once something is.
     plain: Option<Vec<Range<u64>>>,
+    /// How they are asked for: tests do something meanwhile.
+    pub(super) ask_plain: fn() -> io::Result<Vec<Range<u64>>>,
 }
 
 impl Pagemap {
@@ -100,6 +102,7 @@ impl Pagemap {
             found: Vec::new(),
             asked: start / page * page,
             plain: None,
+            ask_plain: smaps::plain_mappings,
         };
         if this.scan && this.scan_from(this.asked, this.asked + page).is_err() {
             this.scan = false;
@@ -135,28 +138,33 @@ impl Pagemap {
                 return Ok(None);
             }
             let from_here = self.asked;
-            let (mut present, walked) =
-                if self.scan { self.scan_from(from_here, self.end())? } else { self.read_from(from_here)? };
+            let (mut present, mut walked) = self.look_from(from_here)?;
+            if !covers(&present, &(from_here..walked.min(self.end()))) && self.plain.is_none() {
+                self.plain = Some((self.ask_plain)()?);
+                // Looked at again: a handler of userfaultfd's may have brought what was missing at the first look, and have given up
+                // the mapping, which then is as plain as any.
+                (present, walked) = self.look_from(from_here)?;
+            }
             self.asked = walked;
-            self.add_what_is_not_plain(from_here..walked.min(self.end()), &mut present)?;
+            self.add_what_is_not_plain(from_here..walked.min(self.end()), &mut present);
             present.reverse();
             self.found = present;
         }
     }
 
+    fn look_from(&self, from: u64) -> io::Result<(Vec<Range<u64>>, u64)> {
+        if self.scan { self.scan_from(from, self.end()) } else { self.read_from(from) }
+    }
+
     /// What of `window` is absent, but in a mapping where that proves nothing, counts as present.
-    fn add_what_is_not_plain(&mut self, window: Range<u64>, present: &mut Vec<Range<u64>>) -> io::Result<()> {
-        let covered: u64 =
-            present.iter().map(|range| range.end.min(window.end) - range.start.max(window.start)).sum();
-        if covered == window.end - window.start {
-            return Ok(());
+    fn add_what_is_not_plain(&self, window: Range<u64>, present: &mut Vec<Range<u64>>) {
+        // Not asked for: nothing was absent yet.
+        let Some(plain) = &self.plain else { return };
+        if covers(present, &window) {
+            return;
         }
-        let plain = match &mut self.plain {
-            Some(plain) => plain,
-            none => none.insert(smaps::plain_mappings()?),
-        };
         let mut at = window.start;
-        for range in plain.iter() {
+        for range in plain {
             if range.end <= at || range.start >= window.end {
                 continue;
             }
@@ -169,7 +177,6 @@ impl Pagemap {
             present.push(at..window.end);
         }
         present.sort_unstable_by_key(|range| range.start);
-        Ok(())
     }
 
     /// Stretches of present pages from the address `from` on, and how far was looked.
@@ -231,4 +238,11 @@ impl Pagemap {
         }
         Ok((found, at))
     }
+}
+
+/// Whether nothing of `window` is absent.
+fn covers(present: &[Range<u64>], window: &Range<u64>) -> bool {
+    let covered: u64 =
+        present.iter().map(|range| range.end.min(window.end) - range.start.max(window.start)).sum();
+    covered == window.end - window.start
 }

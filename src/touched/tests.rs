@@ -105,6 +105,27 @@ proptest! {
     }
 }
 
+thread_local! {
+    static MEMORY: std::cell::RefCell<Option<Anonymous>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Pages that a handler of userfaultfd's puts there, giving its mapping up, after they were found absent and before it is asked what
+/// the mapping is: they were missing, not zeros, and no dirty bitmap has them.
+#[test]
+fn what_a_handler_fills_between_two_questions_is_seen() {
+    for method in [Method::Best, Method::Read] {
+        let memory = Anonymous::new(3000 * PAGE);
+        let mut touched = Touched::of(&memory.memory(method));
+        MEMORY.set(Some(memory));
+        let super::Source::Pagemap(pagemap) = &mut touched.source else { panic!("it is asked") };
+        pagemap.ask_plain = || {
+            MEMORY.with_borrow(|memory| (0..3000).for_each(|page| memory.as_ref().unwrap().touch(page)));
+            super::smaps::plain_mappings()
+        };
+        assert_eq!(touched.collect::<Vec<_>>(), vec![0..3000], "{method:?}");
+    }
+}
+
 /// More stretches than one scan gives.
 #[test]
 fn thousands_of_stretches() {

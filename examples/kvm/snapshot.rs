@@ -1,0 +1,78 @@
+//! A machine into a file while it runs, and machines out of it.
+
+use std::path::Path;
+
+use kvm_ioctls::Kvm;
+#[cfg(feature = "userfaultfd")]
+use mapped_ram::fault::FaultOptions;
+use mapped_ram::{RamBlock, Reader, SaveOptions, SaveReport, Tail};
+
+use crate::machine::Machine;
+use crate::memory::{Error, Ram};
+
+const RAM: &str = "ram0";
+
+/// Saves `machine` in `rounds` while it runs, and in a last one when it stands still. Gives it back where it was stopped.
+pub(crate) fn save(
+    machine: Machine,
+    options: SaveOptions<'static>,
+    path: &Path,
+    rounds: u32,
+    pages_between: u64,
+) -> Result<(Machine, SaveReport), Error> {
+    let running = machine.start()?;
+    let ram = std::sync::Arc::clone(&running.board.ram);
+    // SAFETY: `ram` is held here, and the writer ends in this function.
+    let block = unsafe { RamBlock::from_raw(RAM, ram.start(), ram.length()) };
+    let mut writer = options.machine("tiny-1").create(path, vec![block])?;
+
+    // What is written from now on is noted, what was written before is in the first round.
+    running.board.set_memory(true)?;
+    writer.write_all()?;
+    for _ in 0..rounds {
+        running.wait(pages_between);
+        writer.write_pages(0, &running.board.dirty()?)?;
+    }
+    running.wait(pages_between);
+    let machine = running.pause()?;
+    writer.write_pages(0, &machine.board.dirty()?)?;
+    let report = writer.finish(&Tail::devices(machine.cpu.state()?))?;
+    machine.board.set_memory(false)?;
+    Ok((machine, report))
+}
+
+/// How a guest's memory comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Loaded,
+    Mapped,
+    /// Into private memory, or a memfd.
+    #[cfg(feature = "userfaultfd")]
+    OnDemand {
+        shared: bool,
+    },
+}
+
+impl Way {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Loaded,
+        Self::Mapped,
+        #[cfg(feature = "userfaultfd")]
+        Self::OnDemand { shared: false },
+        #[cfg(feature = "userfaultfd")]
+        Self::OnDemand { shared: true },
+    ];
+
+    /// The machine that was saved, as it stood.
+    pub(crate) fn restore(self, kvm: &Kvm, path: &Path) -> Result<Machine, Error> {
+        let reader = Reader::open(path)?;
+        let block = reader.block(RAM).ok_or("the file has no such block")?;
+        let ram = match self {
+            Self::Loaded => Ram::load(block)?,
+            Self::Mapped => Ram::map(block)?,
+            #[cfg(feature = "userfaultfd")]
+            Self::OnDemand { shared } => Ram::on_demand(block, FaultOptions::new(), shared)?,
+        };
+        Machine::restored(kvm, ram, &reader.devices()?)
+    }
+}

@@ -1,0 +1,167 @@
+//! Saved while it runs, brought back by every way.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use mapped_ram::{Bridge, Reader, SaveOptions, SyncMode};
+use proptest::prelude::*;
+
+use crate::guest::Guest;
+use crate::machine::Machine;
+use crate::memory::PAGE;
+use crate::snapshot::{Way, save};
+use crate::{dir, expect_same, kvm, new};
+
+/// Each case makes some ten machines.
+fn cases() -> ProptestConfig {
+    let mut config = ProptestConfig::default();
+    config.cases = (config.cases / 16).max(8);
+    config
+}
+
+fn options() -> SaveOptions<'static> {
+    SaveOptions::new().sync(SyncMode::None)
+}
+
+/// Everything that a machine is, but for its memory.
+fn state(machine: &Machine) -> Vec<Vec<u8>> {
+    machine.cpu.state().unwrap().into_iter().map(|device| device.data).collect()
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    guest: Guest,
+    /// Pages that it does before it is saved.
+    before: u64,
+    rounds: u32,
+    /// Pages that it does between two rounds, at least.
+    between: u64,
+    /// Pages that it does after it was brought back.
+    after: u64,
+    channels: usize,
+    bridged: bool,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    // A kernel may have to be emulated, which takes a millisecond a page.
+    let size = prop_oneof![(6_u32..20, Just(true)), (6_u32..70, Just(false)), (200_u32..2000, Just(false))];
+    let mask = prop::sample::select(vec![1, 3, 8, 64, u32::MAX]);
+    (size, mask).prop_flat_map(|((pages, is_kernel), mask)| {
+        let waves = |waves: u64| 0..u64::from(pages) * waves;
+        (waves(3), 0_u32..4, waves(2), waves(2), 1_usize..4, any::<bool>()).prop_map(
+            move |(before, rounds, between, after, channels, bridged)| {
+                let guest = Guest { pages, mask, is_kernel };
+                Case { guest, before, rounds, between: between / 2, after: after + 1, channels, bridged }
+            },
+        )
+    })
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    /// Memory is the saved machine's, word for word, before anything runs. Then the guest runs in machines that nobody looked into
+    /// (which would bring pages in), and at the end memory and registers are those of the machine that was saved and ran on.
+    #[test]
+    fn every_way_goes_on_where_it_stood(case in case(), next in 0_usize..Way::ALL.len()) {
+        let Some(kvm) = kvm() else { return Ok(()) };
+        let dir = dir();
+        let path = dir.path().join("guest");
+        let Case { guest, before, rounds, between, after, channels, bridged } = case;
+        let options = move || {
+            options().channels(channels).bridge(if bridged { Bridge::Auto } else { Bridge::None })
+        };
+        let mut machine = new(&kvm, guest);
+        machine.run(before).unwrap();
+        let (mut machine, _) = save(machine, options(), &path, rounds, between).unwrap();
+        machine.check().unwrap();
+        let (stood, registers) = (machine.board.ram.words(), state(&machine));
+        machine.run(after).unwrap();
+        machine.check().unwrap();
+        let (went, went_registers) = (machine.board.ram.words(), state(&machine));
+        drop(machine);
+
+        for way in Way::ALL {
+            let restored = way.restore(&kvm, &path).unwrap();
+            expect_same(&restored.board.ram.words(), &stood, &format!("{way:?}, before it runs"));
+            prop_assert_eq!(&state(&restored), &registers);
+
+            let mut restored = way.restore(&kvm, &path).unwrap();
+            restored.run(after).unwrap();
+            expect_same(&restored.board.ram.words(), &went, &format!("{way:?}, after it ran"));
+            prop_assert_eq!(&state(&restored), &went_registers);
+
+            // A guest that was brought back is one that can be saved: also while it is still being filled on demand, and out of a
+            // mapping of the very file.
+            let again = dir.path().join("again");
+            let restored = way.restore(&kvm, &path).unwrap();
+            let (second, _) = save(restored, options(), &again, rounds, between).unwrap();
+            second.check().unwrap();
+            let (stood, what) = (second.board.ram.words(), format!("{way:?}, then {:?}", Way::ALL[next]));
+            drop(second);
+            let mut third = Way::ALL[next].restore(&kvm, &again).unwrap();
+            if after % 2 == 0 {
+                expect_same(&third.board.ram.words(), &stood, &what);
+            }
+            third.run(after).unwrap();
+            third.check().unwrap();
+        }
+    }
+}
+
+/// Every page is set in one wave and zero in the next: the first round of a save writes what the last one finds zero, and the file
+/// keeps the bytes in the room of pages that it calls absent. Nobody is shown them.
+#[test]
+fn what_was_set_in_an_earlier_round_is_shown_by_no_way() {
+    let Some(kvm) = kvm() else { return };
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let guest = Guest { pages: 1001, mask: 1, is_kernel: false };
+    let mut machine = new(&kvm, guest);
+    machine.run(1000).unwrap();
+    // At least a wave behind the first round.
+    let (machine, _) = save(machine, options().bridge(Bridge::None), &path, 2, 1000).unwrap();
+    machine.check().unwrap();
+
+    let reader = Reader::open(&path).unwrap();
+    let block = reader.block("ram0").unwrap();
+    let (file, mut stale) = (File::open(&path).unwrap(), 0);
+    let mut room = [0; PAGE];
+    for page in (0..block.pages()).filter(|page| !block.bitmap().unwrap().contains(*page)) {
+        file.read_exact_at(&mut room, block.layout().pages_offset() + page * PAGE as u64).unwrap();
+        stale += u32::from(room.iter().any(|byte| *byte != 0));
+    }
+    assert!(stale >= 300, "the file has {stale} stale pages: nothing is tested");
+    println!("{stale} stale pages");
+
+    for way in Way::ALL {
+        let mut restored = way.restore(&kvm, &path).unwrap();
+        expect_same(&restored.board.ram.words(), &machine.board.ram.words(), &format!("{way:?}"));
+        drop(restored);
+        // The guest looks at all of it itself, none of which was looked at before.
+        restored = way.restore(&kvm, &path).unwrap();
+        restored.run(2000).unwrap();
+        restored.check().unwrap();
+    }
+}
+
+/// The check is one: a word that is wrong is noticed by the monitor, and by the guest when it comes to it.
+#[test]
+fn a_wrong_word_is_noticed() {
+    let Some(kvm) = kvm() else { return };
+    for page in [4, 150, 299] {
+        let mut machine = new(&kvm, Guest { pages: 300, mask: 3, is_kernel: false });
+        machine.run(296 * 2).unwrap();
+        machine.check().unwrap();
+        let at = page * PAGE + 4092;
+        let ram = &machine.board.ram;
+        let word = ram.words()[at / 4];
+        ram.write(at, word.to_le_bytes()[0] ^ 1);
+        assert!(machine.check().unwrap_err().to_string().contains(&format!("word 1023 of page {page} ")));
+        let failure = machine.run(296).unwrap_err();
+        assert!(
+            matches!(failure, crate::machine::Failure::BadPage(address) if address as usize == page * PAGE),
+            "{failure}"
+        );
+    }
+}
