@@ -578,6 +578,43 @@ mod tests {
             prop_assert_eq!(slices.map(shown).collect::<Vec<_>>(), by_close_looks.map(shown).collect::<Vec<_>>());
         }
 
+        /// Else the short way is never taken, which only a clock would notice, or taken beyond a limit or the block's end.
+        #[test]
+        fn a_short_run_is_taken_whole_if_no_limit_is_near(
+            lengths in prop::collection::vec(1_usize..100, 1..12),
+            (before, behind) in (0_usize..300, 0_usize..300),
+            what_follows in 0..4,
+            max_bytes in prop_oneof![1_u64..700, Just(1 << 40)],
+            max_iovecs in 1_usize..14,
+            merge in any::<bool>(),
+            is_begun in prop::bool::weighted(0.1),
+        ) {
+            let start = 1000 + before;
+            let mut end = start;
+            let mut segments: Vec<(usize, usize)> = Vec::new();
+            for len in &lengths {
+                segments.push((end, *len));
+                end += len;
+            }
+            match what_follows {
+                0 => {}
+                1 => segments.push((end + 1, 5)),
+                2 => segments.push((end - 1, 5)),
+                _ => segments.push((7, 0)),
+            }
+            // The run may leave the block, or just not.
+            let used = (end - 1000 + behind).saturating_sub(if behind % 3 == 0 { behind + 1 } else { 0 });
+            let block = Block::new(1000, to_u64(used), 0).unwrap();
+            let limits = Limits::new(16).max_bytes(max_bytes).max_iovecs(max_iovecs).merge(merge);
+            let mut slices = slice(&block, &limits, &segments);
+            slices.skip = usize::from(is_begun);
+            let fits = end <= 1000 + used
+                && to_u64(end - start) <= max_bytes
+                && (merge || lengths.len() <= max_iovecs);
+            let is_taken = fits && !is_begun && (2..=STRIDE).contains(&lengths.len()) && what_follows != 3;
+            prop_assert_eq!(slices.short_run(), is_taken.then_some((end, lengths.len())));
+        }
+
         #[test]
         fn what_is_alone_has_a_gap_behind_it(
             steps in prop::collection::vec((prop_oneof![1 => Just(0_usize), 30 => 1_usize..5], prop_oneof![1 => Just(0_usize), 60 => 1_usize..20]), 0..100),
