@@ -617,17 +617,24 @@ mod tests {
 
         #[test]
         fn what_is_alone_has_a_gap_behind_it(
-            steps in prop::collection::vec((prop_oneof![1 => Just(0_usize), 30 => 1_usize..5], prop_oneof![1 => Just(0_usize), 60 => 1_usize..20]), 0..100),
+            // So few that are not, that some lists have more than one looks ahead before the first, and one at that very place.
+            steps in prop::collection::vec(
+                (prop_oneof![1 => Just(0_usize), 100 => 1_usize..5], prop_oneof![1 => Just(0_usize), 200 => 1_usize..15]),
+                0..2 * AHEAD,
+            ),
+            joined in prop::option::of(AHEAD - 2..AHEAD + 3),
             short in 0_usize..30,
             longest in 15_usize..25,
         ) {
             let mut end = 1000;
-            let place = |(gap, len): (usize, usize)| {
+            let mut place = |(gap, len): (usize, usize)| {
                 let addr = end + gap;
                 end = addr + len;
                 (addr, len)
             };
-            let segments: Vec<(usize, usize)> = steps.into_iter().map(place).collect();
+            let steps = steps.into_iter().enumerate();
+            let segments: Vec<(usize, usize)> =
+                steps.map(|(index, (gap, len))| place((if joined == Some(index) { 0 } else { gap }, len))).collect();
             let used = (end - 1000).saturating_sub(short);
             let block = Block::new(1000, to_u64(used), 0).unwrap();
             let longest = longest.min(used);
