@@ -144,6 +144,11 @@ impl SharedBitmap {
         &self.words
     }
 
+    /// How many bits are set.
+    pub(crate) fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.load(Ordering::Relaxed).count_ones())).sum()
+    }
+
     /// Writes down what a channel found about the pages from `first` on: for each bit that is set in `looked_at`, the
     /// page's bit becomes the one in `present`. Bit 0 of word 0 of both stands for page `first`.
     pub(crate) fn record(&self, first: u64, looked_at: &[u64], present: &[u64]) {

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     /// Write the memory of one block, or of all, to sparse raw images
     #[command(after_help = EXIT_CODES)]
     Extract(ExtractArgs),
-    /// Fill the files that are a guest's RAM: QEMU's memory-backend-file, a memfd under /proc
+    /// Fill the files that are a guest's RAM: QEMU's memory-backend-file with share=on, a memfd under /proc
     ///
     /// A file that is not there is made, as long as its block. One that is there must be exactly as long; what it holds is given
     /// up. After a failure the files made here are removed, and the others are named: no guest may use them.
@@ -86,9 +86,11 @@ pub(crate) enum Command {
 pub(crate) struct SaveArgs {
     /// A RAM block: its name in the stream, and the file that holds its memory. The name ends at the first `=`
     ///
-    /// The file (QEMU's memory-backend-file, a memfd under /proc, a raw image) is mapped, and its length must be a multiple of
-    /// the page size. A guest may go on writing it: then the pages are of different moments, and one that was zero just before may be
-    /// zeros to who loads the file and not to who maps it. Give the option once for each block.
+    /// The file (QEMU's memory-backend-file with share=on, a memfd under /proc, a raw image) is mapped, and its length must be a multiple
+    /// of the page size. Without share=on, which is off by default, QEMU keeps the guest's memory in private copies: the file holds
+    /// zeros, or what it held before, and so would the save; a note says so where that can be seen. A guest may go on writing the
+    /// file: then the pages are of different moments, and one that was zero just before may be zeros to who loads the file and not to
+    /// who maps it. Give the option once for each block.
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file(), group = "guest")]
     pub(crate) ram: Vec<NamedFile>,
     /// Make up a guest of this size instead, with one block `ram0`: partly dense, partly sparse, partly zero

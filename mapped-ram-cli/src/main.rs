@@ -14,6 +14,7 @@ mod files;
 mod listener;
 mod names;
 mod output;
+mod private_mappings;
 mod progress;
 #[expect(unsafe_code, reason = "a mapped file is memory that others may write")]
 mod ram_file;

@@ -18,6 +18,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use crate::args::NamedFile;
 use crate::exit::Problem;
 use crate::files::open_regular;
+use crate::private_mappings;
 
 /// A mapped RAM file.
 pub(crate) struct RamFile {
@@ -44,6 +45,28 @@ impl RamFile {
             .map_raw_read_only(&file)
             .map_err(|error| Problem::io(path, "map the file into memory", error))?;
         Ok(Self { name: named.name.clone(), mapping, file: Arc::new(file) })
+    }
+
+    /// What is to be said of a guest that does not write into the file, but into copies of its own.
+    pub(crate) fn hidden_memory(&self, path: &Path) -> Option<String> {
+        let processes = private_mappings::hiding(self.mapping.as_ptr().addr());
+        let (first, more) = (processes.first()?, processes.len() - 1);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        Some(format!(
+            "block `{}`: {first}{more} has {} mapped privately: what it writes to this memory is not in the file, and is not saved; QEMU \
+             needs share=on for its memory-backend",
+            String::from_utf8_lossy(&self.name),
+            path.display()
+        ))
+    }
+
+    /// What is to be said when no page of the block was anything but zeros.
+    pub(crate) fn emptiness(&self, path: &Path) -> String {
+        format!(
+            "block `{}`: {} has no page that is not zero; QEMU's memory must be mapped with share=on to be saved from its file",
+            String::from_utf8_lossy(&self.name),
+            path.display()
+        )
     }
 
     /// The block that is saved.

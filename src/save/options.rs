@@ -41,6 +41,7 @@ fn default_channels() -> usize {
 /// let report = SaveOptions::new().channels(2).save(&path, vec![RamBlock::new("ram0", &memory)])?;
 /// assert_eq!(report.pages_written(), 1);
 /// assert_eq!(report.zero_pages(), 255);
+/// assert_eq!(report.present_pages, [1]);
 /// # Ok(())
 /// # }
 /// ```

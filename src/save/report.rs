@@ -27,6 +27,9 @@ pub struct SaveReport {
     pub sync: SyncMode,
     /// Pages that were never touched, and so neither looked at nor written. Each round counts them anew.
     pub untouched_pages: u64,
+    /// How many pages of each block stand in the file, in the order of the blocks; 0 for one that is left out. A block that was never
+    /// written, or whose pages are all zero, has none.
+    pub present_pages: Vec<u64>,
     /// What was picked, and what was asked for and could not be had, in words for people.
     pub notes: Vec<String>,
     /// The time from the start of the save until all was handed to the system.

@@ -48,7 +48,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     }
     bar.finish_and_clear();
     let report = writer.finish(&Tail::copied_from(&reader))?;
-    tell(&args.out, &args.write, &report)?;
+    tell(&args.out, &args.write, &report, &[])?;
     Ok(Outcome::Good)
 }
 

@@ -25,6 +25,9 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
     }
     let files: Vec<RamFile> =
         args.ram.iter().map(|named| RamFile::open(named, args.page_size)).collect::<Result<_, _>>()?;
+    // While whoever maps the files is still there.
+    let mut warnings: Vec<String> =
+        files.iter().zip(&args.ram).filter_map(|(file, named)| file.hidden_memory(&named.path)).collect();
     let made_up = match args.synthetic {
         Some(bytes) if bytes == 0 || !bytes.is_multiple_of(args.page_size) => {
             return Err(Problem::Usage(format!(
@@ -47,6 +50,11 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
     writer.write_all()?;
     bar.finish_and_clear();
     let report = writer.finish(&Tail::minimal())?;
-    tell(&args.out, &args.write, &report)?;
+    for ((file, named), present) in files.iter().zip(&args.ram).zip(&report.present_pages) {
+        if *present == 0 {
+            warnings.push(file.emptiness(&named.path));
+        }
+    }
+    tell(&args.out, &args.write, &report, &warnings)?;
     Ok(Outcome::Good)
 }

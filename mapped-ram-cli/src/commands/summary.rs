@@ -11,8 +11,16 @@ use crate::exit::Problem;
 use crate::say;
 use crate::size::{gib_per_second, show};
 
-/// Sums up what was written to `out`.
-pub(crate) fn tell(out: &Path, args: &WriteArgs, report: &SaveReport) -> Result<(), Problem> {
+/// Sums up what was written to `out`. `warnings` are notes that everybody is told.
+pub(crate) fn tell(
+    out: &Path,
+    args: &WriteArgs,
+    report: &SaveReport,
+    warnings: &[String],
+) -> Result<(), Problem> {
+    for warning in warnings {
+        say::note(warning);
+    }
     // Who asked for a mode is told that it could not be had, and who asked for nothing need not know.
     if args.verbose || args.direct_io || args.mode != Mode::Auto {
         for note in &report.notes {
@@ -21,7 +29,7 @@ pub(crate) fn tell(out: &Path, args: &WriteArgs, report: &SaveReport) -> Result<
     }
     match args.stats {
         Stats::Text => say::line(&text(out, report)),
-        Stats::Json => say::raw(&json(out, report).to_string()),
+        Stats::Json => say::raw(&json(out, report, warnings).to_string()),
     }
 }
 
@@ -52,7 +60,7 @@ fn text(out: &Path, report: &SaveReport) -> String {
     )
 }
 
-fn json(out: &Path, report: &SaveReport) -> serde_json::Value {
+fn json(out: &Path, report: &SaveReport, warnings: &[String]) -> serde_json::Value {
     let totals = report.totals();
     json!({
         "file": out.to_string_lossy(),
@@ -71,6 +79,6 @@ fn json(out: &Path, report: &SaveReport) -> serde_json::Value {
         "channels": report.channels.len(),
         "mode": report.io_mode.name(),
         "sync": report.sync.name(),
-        "notes": report.notes,
+        "notes": warnings.iter().chain(&report.notes).collect::<Vec<_>>(),
     })
 }
