@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use support::{command, dir, expect, expect_output, listing, ram_file, saved, text};
+use support::{command, dir, expect, expect_output, listing, ram_file, saved, text, with_signals};
 
 /// Waits until the command has a file of the folder `dir` open that is not one of `inputs`: it is writing then.
 fn wait_until_it_writes(child: &mut Child, dir: &Path, inputs: &[&Path]) {
@@ -38,15 +38,15 @@ fn an_interrupted_save_leaves_no_file_or_one_that_is_called_incomplete() {
         let dir = dir();
         let folder = dir.path().canonicalize().unwrap();
         let (ram, out) = (folder.join("ram"), folder.join("out"));
-        // One hole, and more of it than can be looked through before the signal comes.
-        File::create(&ram).unwrap().set_len(1 << 40).unwrap();
+        fs::write(&ram, vec![7; 1 << 20]).unwrap();
         fs::write(&out, [7; 6000]).unwrap();
         let ram0 = format!("ram0={}", text(&ram));
-        let mut arguments = vec!["save", "--ram", &ram0, text(&out)];
+        // So slow that the signal comes in time.
+        let mut arguments = vec!["save", "--ram", &ram0, "--max-bandwidth", "1k", text(&out)];
         if let Some(offset) = offset {
             arguments.extend(["--offset", offset]);
         }
-        let mut child = command().args(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = with_signals(&mut command()).args(&arguments).stderr(Stdio::piped()).spawn().unwrap();
         wait_until_it_writes(&mut child, &folder, &[&ram]);
         kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
         let (_, err) = expect_output(130, child.wait_with_output().unwrap(), &arguments);
@@ -60,6 +60,51 @@ fn an_interrupted_save_leaves_no_file_or_one_that_is_called_incomplete() {
                 expect(3, &["verify", "--offset", offset, text(&out)]);
             }
         }
+    }
+}
+
+/// The signals that a process ignores, or handles, as its status tells.
+fn signals(child: &Child, which: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
+    u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_stays_so() {
+    let bit = |signal: Signal| 1_u64 << (signal as u32 - 1);
+    for (ignored, names) in
+        [(&[][..], ""), (&[Signal::SIGHUP], "HUP"), (&[Signal::SIGINT, Signal::SIGHUP], "INT HUP")]
+    {
+        let dir = dir();
+        let folder = dir.path().canonicalize().unwrap();
+        let (ram, out) = (folder.join("ram"), folder.join("out"));
+        fs::write(&ram, vec![7; 1 << 20]).unwrap();
+        let ram0 = format!("ram0={}", text(&ram));
+        // So slow that the signals come in time.
+        let arguments = ["save", "--ram", &ram0, "--max-bandwidth", "1k", text(&out)];
+        // As nohup and shells do: it stays over exec.
+        let mut child = with_signals(&mut Command::new("sh"))
+            .args(["-c", "[ -z \"$1\" ] || trap '' $1; shift; exec \"$@\"", "sh", names])
+            .arg(env!("CARGO_BIN_EXE_mapped-ram"))
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_until_it_writes(&mut child, &folder, &[&ram]);
+        let (kept, handled) = (signals(&child, "SigIgn"), signals(&child, "SigCgt"));
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        for signal in ignored.iter().chain([&Signal::SIGTERM]) {
+            kill(pid, *signal).unwrap();
+        }
+        let (_, err) = expect_output(130, child.wait_with_output().unwrap(), &arguments);
+        assert!(err.contains("cancelled"), "{err}");
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let is_ignored = ignored.contains(&signal);
+            assert_eq!(kept & bit(signal) != 0, is_ignored, "{names}: {signal}");
+            assert_eq!(handled & bit(signal) != 0, !is_ignored, "{names}: {signal}");
+        }
+        assert_eq!(listing(&folder), ["ram"]);
     }
 }
 

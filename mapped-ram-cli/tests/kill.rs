@@ -3,9 +3,11 @@
 //!
 //! `MAPPED_RAM_KILLS` says how often (24); a failure names the seed of its moment.
 
+mod support;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -18,7 +20,7 @@ fn kills() -> u64 {
 }
 
 fn start(arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_mapped-ram"))
+    support::with_signals(&mut support::command())
         .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -18,7 +18,7 @@ use nix::libc::c_void;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::{PAGE, command, dir, expect, saved, text};
+use support::{PAGE, command, dir, expect, saved, text, with_signals};
 
 /// Memory that a command fills.
 struct Guest {
@@ -70,8 +70,13 @@ impl Drop for Guest {
 
 /// Starts the command and waits until it says that it waits.
 fn serve(arguments: &[&str]) -> Child {
-    let mut child =
-        command().arg("serve").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = with_signals(&mut command())
+        .arg("serve")
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("waiting for a guest"), "{line}");

@@ -5,9 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tempfile::TempDir;
@@ -16,6 +18,19 @@ pub(crate) const PAGE: usize = 4096;
 
 pub(crate) fn command() -> Command {
     Command::new(env!("CARGO_BIN_EXE_mapped-ram"))
+}
+
+/// Lets `command` be interrupted, though the tests may run in a job that is not: signals that are ignored stay so in what is started.
+pub(crate) fn with_signals(command: &mut Command) -> &mut Command {
+    let set = || {
+        for interruption in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            // SAFETY: no handler of ours, and what this is called for is about to become another program.
+            unsafe { signal(interruption, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: `set` makes system calls only, which are safe behind a fork.
+    unsafe { command.pre_exec(set) }
 }
 
 /// Runs the command and expects it to end with `code`; gives what it wrote to stdout and stderr.
