@@ -286,6 +286,24 @@ fn a_stream_behind_an_offset_keeps_what_stands_before() {
 }
 
 #[test]
+fn a_save_in_place_that_cannot_be_laid_out_touches_nothing() {
+    let dir = dir();
+    let (new, old) = (dir.path().join("new"), dir.path().join("old"));
+    fs::write(&old, "precious").unwrap();
+    let (ram, _) = ram_file(&dir, "ram", &[1]);
+    let ram0 = format!("ram0={}", text(&ram));
+    let twice = ["--ram", &ram0, "--ram", &ram0, "--offset", "4"];
+    for (path, what) in [&new, &old].into_iter().flat_map(|path| {
+        [(path, &["--synthetic", "1M", "--offset", "9223372036854775807"][..]), (path, &twice[..])]
+    }) {
+        let (_, err) = expect(2, &[&["save"], what, &[text(path)]].concat());
+        assert!(err.contains("make no mapped-ram stream"), "{err}");
+        assert!(!new.exists());
+        assert_eq!(fs::read_to_string(&old).unwrap(), "precious");
+    }
+}
+
+#[test]
 fn lost_pages_and_a_cut_file_are_exit_code_3() {
     let dir = dir();
     let (guest, _) = saved(&dir, "guest", &[1; 64]);

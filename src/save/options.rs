@@ -244,8 +244,7 @@ impl<'a> SaveOptions<'a> {
             return self.with_storage(Box::new(storage), blocks);
         };
         // All that can be refused is refused while the old file is still what it was.
-        self.check()?;
-        super::plan::plan(&self, &blocks)?;
+        self.check_all(&blocks)?;
         let storage = RecycledFile::take_over(&old, path).map_err(|source| {
             Error::io(&old.display().to_string(), "take over the room of the file to recycle", source)
         })?;
@@ -261,6 +260,8 @@ impl<'a> SaveOptions<'a> {
     pub fn in_place(self, path: impl AsRef<Path>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         let path = path.as_ref();
         self.check_not_recycling()?;
+        // Opening makes a file that is not there, and changes one that is.
+        self.check_all(&blocks)?;
         let storage = InPlaceFile::open(path)
             .map_err(|source| Error::io(&path.display().to_string(), "open the file for writing", source))?;
         self.with_storage(Box::new(storage), blocks)
@@ -273,6 +274,7 @@ impl<'a> SaveOptions<'a> {
     /// As [`in_place`](Self::in_place), and when the descriptor is no regular file.
     pub fn in_file(self, file: File, name: &str, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         self.check_not_recycling()?;
+        self.check_all(&blocks)?;
         let storage = InPlaceFile::from_file(file, name)
             .map_err(|source| Error::io(name, "use the descriptor", source))?;
         self.with_storage(Box::new(storage), blocks)
@@ -295,6 +297,13 @@ impl<'a> SaveOptions<'a> {
                 old.display()
             ))),
         }
+    }
+
+    /// What can be refused without looking at files.
+    fn check_all(&self, blocks: &[RamBlock<'_>]) -> Result<()> {
+        self.check()?;
+        super::plan::plan(self, blocks)?;
+        Ok(())
     }
 
     /// What can be refused without looking at blocks or files.
