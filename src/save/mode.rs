@@ -3,7 +3,7 @@
 use super::options::SaveOptions;
 use super::policy::SyncMode;
 use crate::ram_block::{Place, RamBlock};
-use crate::storage::{IoMode, Storage};
+use crate::storage::{IoMode, Storage, open};
 
 /// The mode that the channels get, and what is to be said of it.
 pub(super) fn pick_mode(
@@ -34,9 +34,38 @@ pub(super) fn pick_mode(
     };
     let got = storage.effective_mode(wanted);
     if got != wanted {
-        notes.push(format!("the file system or kernel has no {wanted} writes here; wrote {got}"));
+        notes.push(shortfall(wanted, got, open::can_reopen()));
     } else if options.io_mode == IoMode::Auto {
         notes.push(format!("wrote {got}, which suits a save with --sync {}", options.sync));
     }
     (got, notes)
+}
+
+/// Why `wanted` could not be had.
+fn shortfall(wanted: IoMode, got: IoMode, can_reopen: bool) -> String {
+    match wanted {
+        // These take a descriptor of their own.
+        IoMode::Direct | IoMode::Mixed | IoMode::Uring if !can_reopen => {
+            format!("/proc is not mounted, and without it there are no {wanted} writes; wrote {got}")
+        }
+        _ => format!("the file system or kernel has no {wanted} writes here; wrote {got}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_is_blamed_where_it_is_missed_and_matters() {
+        use IoMode::{Buffered, Direct, Mixed, Uncached, Uring};
+        for mode in [Direct, Mixed, Uring] {
+            assert!(
+                shortfall(mode, Buffered, false)
+                    .starts_with(&format!("/proc is not mounted, and without it there are no {mode}"))
+            );
+            assert!(shortfall(mode, Buffered, true).starts_with("the file system or kernel"));
+        }
+        assert!(shortfall(Uncached, Buffered, false).starts_with("the file system or kernel"));
+    }
 }

@@ -16,7 +16,7 @@
 mod atomic;
 mod in_place;
 mod note;
-mod open;
+pub(crate) mod open;
 mod recycled;
 mod replaced;
 mod source;

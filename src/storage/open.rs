@@ -31,6 +31,11 @@ pub(super) fn reopen(file: &File, write: bool, flags: i32) -> io::Result<File> {
         .open(proc_path(file.as_raw_fd()))
 }
 
+/// Whether there is a way to further descriptors: `/proc` is mounted.
+pub(crate) fn can_reopen() -> bool {
+    std::path::Path::new("/proc/self/fd").is_dir()
+}
+
 /// Another buffered descriptor: a new description where that is possible, else a duplicate.
 pub(super) fn reopen_buffered(file: &File, write: bool) -> io::Result<File> {
     reopen(file, write, 0).or_else(|_| file.try_clone())
