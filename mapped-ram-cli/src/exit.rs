@@ -39,6 +39,9 @@ pub(crate) enum Problem {
     /// Guests' memory is partly overwritten.
     #[error("{problem}; {files}: half restored, let no guest use it before a restore has gone well")]
     HalfRestored { files: String, problem: Box<Problem> },
+    /// A file that is a guest's memory took no more of it.
+    #[error("{file}: fill the file with block `{block}`: {cause}; {loaded}")]
+    Unfilled { file: String, block: String, cause: String, loaded: String },
     #[error("{file}: {what}: {source}")]
     Io { file: String, what: String, source: io::Error },
 }
@@ -56,7 +59,7 @@ impl Problem {
         match self {
             Self::Usage(_) => USAGE,
             Self::Unsupported { .. } => DAMAGED,
-            Self::Io { .. } => IO,
+            Self::Io { .. } | Self::Unfilled { .. } => IO,
             Self::HalfRestored { problem, .. } => problem.exit_code(),
             Self::Library(error) => match error.kind() {
                 ErrorKind::Usage => USAGE,

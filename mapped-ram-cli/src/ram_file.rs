@@ -4,16 +4,17 @@
 //! a rule; cut in the moment between the check and the look, the kernel ends the command with SIGBUS. Nothing is left under the
 //! output's name either way.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mapped_ram::{Block, Destination, LoadTarget, RamBlock};
+use mapped_ram::{Block, Destination, Error, LoadTarget, RamBlock};
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
 
 use crate::args::NamedFile;
 use crate::exit::Problem;
@@ -104,7 +105,7 @@ impl<'b> GuestRam<'b> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 (options.create_new(true).open(path).map_err(fail("make the file"))?, true)
             }
-            Err(error) => return Err(fail("open the file for writing")(error)),
+            Err(error) => return Err(fail("open the file for reading and writing")(error)),
         };
         let mapping = map_for(&file, path, block, is_new);
         match mapping {
@@ -139,6 +140,69 @@ impl<'b> GuestRam<'b> {
         let (start, length) = (self.mapping.as_mut_ptr(), self.mapping.len());
         // SAFETY: the mapping is writable for its length, outlives the target, which borrows it, and is never a reference.
         Ok(unsafe { LoadTarget::from_raw(self.block, start, length, destination) })
+    }
+
+    /// The error behind `problem`, if that is only how this file looks to who reads into its memory: memory that the file system has
+    /// no room for is a bad address to the system.
+    pub(crate) fn cause_of(&self, problem: &Problem) -> Option<Problem> {
+        let Problem::Library(Error::Load { source, blocks }) = problem else { return None };
+        let Error::Transfer { source: transfer, .. } = &**source else { return None };
+        let is_here = *transfer.block == *self.block.idstr();
+        if !is_here || transfer.source.raw_os_error() != Some(Errno::EFAULT as i32) {
+            return None;
+        }
+        let loaded: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+        Some(Problem::Unfilled {
+            file: self.path.display().to_string(),
+            block: self.block.idstr().into_owned(),
+            cause: self.shortage(),
+            loaded: loaded.join(", "),
+        })
+    }
+
+    /// Why the file's memory cannot be written, as well as that can be found out now.
+    fn shortage(&self) -> String {
+        let wanted = self.block.used_length();
+        let about = self.file.metadata();
+        if let Some(length) = about.as_ref().ok().map(Metadata::len).filter(|length| *length < wanted) {
+            return format!("somebody cut it to {length} bytes meanwhile");
+        }
+        // Asked for before room is made below.
+        let held = about.map_or(0, |about| about.blocks() * 512);
+        let present = self.block.present_pages().map_or(0, |pages| pages * self.block.page_size());
+        let wanted = present.saturating_sub(held);
+        let free =
+            fstatvfs(&self.file).map(|about| about.blocks_available().saturating_mul(about.fragment_size()));
+        let room = match free {
+            Ok(free) if free < wanted => {
+                format!(" ({free} bytes are free on its file system, and {wanted} more are needed)")
+            }
+            _ => String::new(),
+        };
+        match self.make_room() {
+            Err(error) => format!("{}{room}", io::Error::from(error)),
+            Ok(()) => format!("its memory cannot be written; has its file system room for it?{room}"),
+        }
+    }
+
+    /// Asks for the room of all present pages, to hear what the system says. The content is given up already.
+    fn make_room(&self) -> Result<(), Errno> {
+        let page_size = self.block.page_size();
+        let Ok(runs) = self.block.runs_within(0..self.block.pages()) else { return Ok(()) };
+        for run in runs {
+            let (Ok(start), Ok(length)) =
+                (i64::try_from(run.start * page_size), i64::try_from((run.end - run.start) * page_size))
+            else {
+                return Ok(());
+            };
+            match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, length) {
+                Ok(()) => {}
+                // It does not know, or was not let.
+                Err(Errno::EOPNOTSUPP | Errno::EINTR) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Takes a file away that was made here. Otherwise says which file is spoilt, if it is.

@@ -145,6 +145,63 @@ fn a_full_disk_is_exit_code_4_with_block_and_offset_and_the_old_file_stays() {
     expect(3, &["verify", "--offset", "8", text(&out)]);
 }
 
+/// Whether a file system of one's own can be mounted. Says so if not.
+fn can_mount() -> bool {
+    let can = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success());
+    if !can {
+        eprintln!("NOT TESTED: a restore into a full file system, since none can be mounted here");
+    }
+    can
+}
+
+#[test]
+fn a_restore_into_a_full_file_system_says_which_and_how_much_it_lacks() {
+    if !can_mount() {
+        return;
+    }
+    let dir = dir();
+    let (small, mount) = (dir.path().join("small"), dir.path().join("mount"));
+    fs::create_dir(&mount).unwrap();
+    let guest = dir.path().join("guest");
+    // Of 4096 pages, most in holes, 300 are there, and there is room for 128.
+    let ram = dir.path().join("ram");
+    let mut memory = vec![0; 4096 << 12];
+    for page in 0..300 {
+        memory[page * 13 * 4096] = 1;
+    }
+    fs::write(&ram, memory).unwrap();
+    fs::write(&small, [7; 4096]).unwrap();
+    let rams = [("small", &small), ("large", &ram)].map(|(name, path)| format!("{name}={}", text(path)));
+    expect(0, &["save", "--ram", &rams[0], "--ram", &rams[1], text(&guest)]);
+    // The file system is gone when the shell is.
+    let restore = "mount -t tmpfs -o size=512k none \"$1\" && truncate -s 16M \"$1/old\" && cd / && shift && \"$@\"; code=$?; \
+                   ls \"$0\"; exit $code";
+    for (mode, name) in
+        ["auto", "buffered", "direct", "uring"].into_iter().flat_map(|mode| [(mode, "new"), (mode, "old")])
+    {
+        let (large, small) = (mount.join(name), dir.path().join("elsewhere"));
+        let output = Command::new("unshare")
+            .args(["-rm", "sh", "-c", restore, text(&mount), text(&mount)])
+            .args([env!("CARGO_BIN_EXE_mapped-ram"), "restore", "--mode", mode, text(&guest)])
+            .args(["--block", "large", "--into", text(&large), "--block", "small", "--into", text(&small)])
+            .output()
+            .unwrap();
+        let (left, err) = expect_output(4, output, &[mode, name]);
+        for word in [
+            &format!("{}: fill the file with block `large`: No space left on device", text(&large)),
+            "bytes are free on its file system, and",
+            "block `large` partly",
+        ] {
+            assert!(err.contains(word), "{mode} {word}: {err}");
+        }
+        assert!(!err.contains("Bad address"), "{err}");
+        // What was made is gone, and what was there is named.
+        assert_eq!(left, "old\n");
+        assert!(!small.exists());
+        assert_eq!(err.contains(&format!("{}: half restored", text(&large))), name == "old", "{err}");
+    }
+}
+
 #[test]
 fn an_input_is_never_overwritten() {
     let dir = dir();

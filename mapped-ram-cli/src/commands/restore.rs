@@ -55,7 +55,10 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     bar.finish_and_clear();
     let report = match loaded {
         Ok(report) => report,
-        Err(problem) => return Err(give_up(problem, memories)),
+        Err(problem) => {
+            let cause = memories.iter().find_map(|memory| memory.cause_of(&problem));
+            return Err(give_up(cause.unwrap_or(problem), memories));
+        }
     };
     tell(args, &reader, &wanted, &report, began.elapsed())?;
     Ok(Outcome::Good)
