@@ -1,8 +1,12 @@
 //! The files that a command is given: that they are ones it can work with, and not each other.
 
 use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use nix::sys::stat::fstat;
 
 use crate::exit::Problem;
 
@@ -28,9 +32,28 @@ pub(crate) fn expect_regular(path: &Path) -> Result<(), Problem> {
     )))
 }
 
-/// An error where something stands at `path` that is no regular file.
-pub(crate) fn expect_regular_or_nothing(path: &Path) -> Result<(), Problem> {
-    if path.exists() { expect_regular(path) } else { Ok(()) }
+/// An error where `path` cannot be written: something stands there that is no regular file, or is what the command prints to.
+pub(crate) fn expect_writable(path: &Path) -> Result<(), Problem> {
+    if path.exists() {
+        expect_regular(path)?;
+    }
+    expect_no_printing_to(path)
+}
+
+/// An error where `path` is standard output or standard error: what is printed would stand among what is written.
+fn expect_no_printing_to(path: &Path) -> Result<(), Problem> {
+    let Ok(file) = fs::metadata(path) else { return Ok(()) };
+    for (name, stream) in
+        [("standard output", io::stdout().as_fd()), ("standard error", io::stderr().as_fd())]
+    {
+        if fstat(stream).is_ok_and(|about| (about.st_dev, about.st_ino) == (file.dev(), file.ino())) {
+            return Err(Problem::Usage(format!(
+                "the output {} is {name} too, and what is printed would stand in it; name another file",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// An error where `output` is the very file that is to be read: writing it would destroy what is read, or put something

@@ -236,6 +236,46 @@ fn an_input_is_never_overwritten() {
 }
 
 #[test]
+fn what_is_printed_never_lands_in_an_output() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 0, 2]);
+    let ram0 = format!("ram0={}", text(&dir.path().join("guest.ram")));
+    let (out, new) = (dir.path().join("out"), dir.path().join("new"));
+    let out_arg = text(&out);
+    for (arguments, output) in [
+        (&["restore", text(&guest), "--block", "ram0", "--into"][..], out_arg),
+        (&["restore", text(&guest), "--block", "ram0", "--into"], "/dev/stdout"),
+        (&["restore", text(&guest), "--block", "ram0", "--into"], "/dev/stderr"),
+        (&["save", "--ram", &ram0, "--offset", "4096"], "/dev/stdout"),
+        (&["save", "--ram", &ram0, "--offset", "4096"], out_arg),
+        (&["save", "--ram", &ram0], out_arg),
+        (&["save", "--ram", &ram0, "--recycle", out_arg], text(&new)),
+        (&["copy", text(&guest)], out_arg),
+        (&["extract", text(&guest), "--block", "ram0", "--output"], out_arg),
+    ] {
+        for is_stdout in [true, false] {
+            if output == "/dev/stdout" && !is_stdout || output == "/dev/stderr" && is_stdout {
+                continue;
+            }
+            fs::write(&out, [7; 3 * 4096]).unwrap();
+            let stream = File::options().read(true).append(true).open(&out).unwrap();
+            let mut command = command();
+            command.args(arguments).arg(output).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let command = if is_stdout { command.stdout(stream) } else { command.stderr(stream) };
+            let ended = command.spawn().unwrap().wait_with_output().unwrap();
+            assert_eq!(ended.status.code(), Some(2), "{arguments:?}");
+            let mut left = fs::read(&out).unwrap();
+            // An error is still told where it was to be told.
+            let said = if is_stdout { ended.stderr } else { left.split_off(3 * 4096) };
+            let said = String::from_utf8(said).unwrap();
+            assert!(said.contains("what is printed would stand in it; name another file"), "{said}");
+            assert!(left == [7; 3 * 4096], "{arguments:?}");
+            assert!(!new.exists());
+        }
+    }
+}
+
+#[test]
 fn a_link_in_the_folder_is_not_followed_out_of_it() {
     let dir = dir();
     let (guest, _) = saved(&dir, "guest", &[1]);

@@ -9,7 +9,7 @@ use mapped_ram::{Block, Reader};
 use super::{find_block, open_args};
 use crate::args::ExtractArgs;
 use crate::exit::{Outcome, Problem};
-use crate::files::{expect_another, expect_no_link, expect_regular_or_nothing};
+use crate::files::{expect_another, expect_no_link, expect_writable};
 use crate::names::file_name;
 use crate::output::{make_dir, write_block};
 use crate::signals::interruptible;
@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
         None => all(&reader, args)?,
     };
     for (_, path) in &wanted {
-        expect_regular_or_nothing(path)?;
+        expect_writable(path)?;
         expect_another(&args.read.file, path)?;
     }
     if args.all {

@@ -20,7 +20,7 @@ use mapped_ram::{Block, Cancel, RamBlock, Reader, ReaderOptions, SaveOptions, Sy
 
 use crate::args::{Mode, ReadArgs, Sync, WriteArgs, ZeroDetection};
 use crate::exit::Problem;
-use crate::files::{expect_regular, expect_regular_or_nothing};
+use crate::files::{expect_regular, expect_writable};
 
 /// Opens a file for reading.
 fn open(path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
@@ -94,9 +94,10 @@ fn begin<'a>(
     blocks: Vec<RamBlock<'a>>,
 ) -> Result<Writer<'a>, Problem> {
     // Looked at before it is opened: a pipe would be waited for until somebody reads it.
-    expect_regular_or_nothing(out)?;
+    expect_writable(out)?;
     if let Some(old) = &args.recycle {
         expect_regular(old)?;
+        expect_writable(old)?;
     }
     let Some(offset) = args.in_place() else { return Ok(options.create(out, blocks)?) };
     Ok(options.stream_offset(offset).in_place(out, blocks)?)

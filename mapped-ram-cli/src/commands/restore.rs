@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{find_block, open_args};
 use crate::args::{LoadMode, RestoreArgs, Stats};
 use crate::exit::{Outcome, Problem};
-use crate::files::{expect_another, expect_regular_or_nothing};
+use crate::files::{expect_another, expect_writable};
 use crate::ram_file::GuestRam;
 use crate::signals::interruptible;
 use crate::size::{gib_per_second, show};
@@ -124,7 +124,7 @@ fn wanted<'a>(reader: &'a Reader, args: &'a RestoreArgs) -> Result<Vec<(&'a Bloc
     let mut files = BTreeSet::new();
     for (name, path) in args.block.iter().zip(&args.into) {
         let block = find_block(reader, name.as_bytes())?;
-        expect_regular_or_nothing(path)?;
+        expect_writable(path)?;
         expect_another(&args.read.file, path)?;
         // A file that is not there yet has its name only.
         let file = match fs::metadata(path) {

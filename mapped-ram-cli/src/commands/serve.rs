@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{find_block, open_args};
 use crate::args::{FillArg, ServeArgs, Stats};
 use crate::exit::{Outcome, Problem};
+use crate::files::expect_writable;
 use crate::listener::Listener;
 use crate::signals::interruptible;
 use crate::{progress, say};
@@ -40,6 +41,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Outcome, Problem> {
     }
     if let Some(path) = &args.prefetch {
         options = options.prefetch(WorkingSet::read_file(path)?);
+    }
+    if let Some(path) = &args.record {
+        expect_writable(path)?;
     }
     let listener = Listener::bind(&args.socket)?;
     say::note(&format!("waiting for a guest at {}", args.socket.display()));
