@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 
 use support::{PAGE, dir, expect, ram_file, saved, text, used};
 
@@ -36,6 +37,37 @@ fn every_mode_and_sync_saves_the_same_guest_and_says_so() {
             assert!(fs::read(&raw).unwrap() == memory);
         }
     }
+}
+
+#[test]
+fn every_page_is_counted_as_written_or_zero_once_by_save_and_copy() {
+    let dir = dir();
+    // Far larger than what a copy reads at a time: of 25600 pages 3 are written, one is zeros on the disk, the others are holes.
+    let pages = 100 << 20 >> 12;
+    let ram = dir.path().join("ram");
+    let file = fs::File::create(&ram).unwrap();
+    file.set_len(pages << 12).unwrap();
+    for (page, kind) in [(0, 1), (1, 0), (9000, 2), (25_599, 3)] {
+        file.write_all_at(&[kind; PAGE], page << 12).unwrap();
+    }
+    let ram = format!("ram0={}", text(&ram));
+    let (guest, copy) = (dir.path().join("guest"), dir.path().join("copy"));
+    let count = |arguments: &[&str]| {
+        let (json, _) = expect(0, &[arguments, &["--stats", "json"]].concat());
+        let stats: serde_json::Value = serde_json::from_str(&json).unwrap();
+        ["pages_written", "zero_pages", "untouched_pages"].map(|key| stats[key].as_u64().unwrap())
+    };
+    let [written, zero, untouched] = count(&["save", "--ram", &ram, text(&guest)]);
+    assert_eq!((written, zero), (3, pages - 3));
+    assert!(untouched <= pages - 4);
+    assert_eq!(count(&["copy", text(&guest), text(&copy)]), [3, pages - 3, pages - 3]);
+    let all = ["--zero-detection", "none"];
+    assert_eq!(count(&[&["save", "--ram", &ram, text(&guest)], &all[..]].concat()), [pages, 0, 0]);
+    // Present pages of zeros are found to be so by a look.
+    assert_eq!(count(&["copy", text(&guest), text(&copy)]), [3, pages - 3, 0]);
+    // And absent ones are written if asked for.
+    assert_eq!(count(&[&["copy", text(&copy), text(&guest)], &all[..]].concat()), [pages, 0, 0]);
+    expect(0, &["compare", text(&guest), text(&copy)]);
 }
 
 #[test]

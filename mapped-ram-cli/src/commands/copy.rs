@@ -4,9 +4,9 @@ use indicatif::ProgressBar;
 use mapped_ram::{Block, Bridge, RamBlock, Reader, Tail, Writer};
 use rayon::prelude::*;
 
-use super::summary::tell;
+use super::summary::{Pages, tell};
 use super::{begin, open, write_options};
-use crate::args::CopyArgs;
+use crate::args::{CopyArgs, ZeroDetection};
 use crate::chunks::{CHUNK, any_present};
 use crate::exit::{Outcome, Problem};
 use crate::files::expect_another;
@@ -42,14 +42,28 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     let options = write_options(&args.write, &cancel).bridge(bridge).head_of(reader.layout());
     let mut writer = begin(options, &args.write, &args.out, blocks_of(&reader))?;
     let held = || reader.blocks().iter().enumerate().filter(|(_, block)| !block.is_left_out());
+    let writes_all = args.write.zero_detection == ZeroDetection::None;
     let bar = progress::bar("copy", held().map(|(_, block)| block.used_length()).sum());
     for (index, block) in held() {
-        copy_block(&mut writer, index, block, &bar)?;
+        copy_block(&mut writer, index, block, writes_all, &bar)?;
     }
     bar.finish_and_clear();
     let report = writer.finish(&Tail::copied_from(&reader))?;
-    tell(&args.out, &args.write, &report, &[])?;
+    let pages = count(&reader, report.pages_written(), writes_all)?;
+    tell(&args.out, &args.write, &report, pages, &[])?;
     Ok(Outcome::Good)
+}
+
+/// What became of the pages, `written` of which were written. The writer's own counters know of those only that stood in a window
+/// with present ones.
+fn count(reader: &Reader, written: u64, writes_all: bool) -> Result<Pages, Problem> {
+    let (mut pages, mut present) = (0, 0);
+    for block in reader.blocks().iter().filter(|block| !block.is_left_out()) {
+        pages += block.pages();
+        present += block.present_pages()?;
+    }
+    let untouched = if writes_all { 0 } else { pages - present };
+    Ok(Pages { written, zero: pages.saturating_sub(written), untouched })
 }
 
 /// The same blocks once more, their memory not in this process.
@@ -69,6 +83,7 @@ fn copy_block(
     writer: &mut Writer<'_>,
     index: usize,
     block: &Block,
+    writes_all: bool,
     bar: &ProgressBar,
 ) -> Result<(), Problem> {
     let window = WINDOW.max(block.page_size());
@@ -76,7 +91,7 @@ fn copy_block(
     let mut offset = 0;
     while offset < block.used_length() {
         let length = window.min(block.used_length() - offset);
-        if any_present(block, offset, length)? {
+        if writes_all || any_present(block, offset, length)? {
             // At most the larger of `WINDOW` and `MAX_PAGE`.
             buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
             buffer

@@ -2,7 +2,7 @@
 
 use mapped_ram::{RamBlock, Tail};
 
-use super::summary::tell;
+use super::summary::{Pages, tell};
 use super::{begin, write_options};
 use crate::args::SaveArgs;
 use crate::exit::{Outcome, Problem};
@@ -55,6 +55,6 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
             warnings.push(file.emptiness(&named.path));
         }
     }
-    tell(&args.out, &args.write, &report, &warnings)?;
+    tell(&args.out, &args.write, &report, Pages::of(&report), &warnings)?;
     Ok(Outcome::Good)
 }

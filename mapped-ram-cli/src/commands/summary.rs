@@ -11,11 +11,28 @@ use crate::exit::Problem;
 use crate::say;
 use crate::size::{gib_per_second, show};
 
+/// What became of the pages of all blocks that the file holds: each is either written or zero.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pages {
+    pub(crate) written: u64,
+    pub(crate) zero: u64,
+    /// Those of the zero ones that were known to be so without a look.
+    pub(crate) untouched: u64,
+}
+
+impl Pages {
+    /// By the counters of a save.
+    pub(crate) fn of(report: &SaveReport) -> Self {
+        Self { written: report.pages_written(), zero: report.zero_pages(), untouched: report.untouched_pages }
+    }
+}
+
 /// Sums up what was written to `out`. `warnings` are notes that everybody is told.
 pub(crate) fn tell(
     out: &Path,
     args: &WriteArgs,
     report: &SaveReport,
+    pages: Pages,
     warnings: &[String],
 ) -> Result<(), Problem> {
     for warning in warnings {
@@ -28,8 +45,8 @@ pub(crate) fn tell(
         }
     }
     match args.stats {
-        Stats::Text => say::line(&text(out, report)),
-        Stats::Json => say::raw(&json(out, report, warnings).to_string()),
+        Stats::Text => say::line(&text(out, report, pages)),
+        Stats::Json => say::raw(&json(out, report, pages, warnings).to_string()),
     }
 }
 
@@ -42,15 +59,15 @@ fn rate(report: &SaveReport) -> f64 {
     gib_per_second(report.guest_bytes, total_time(report))
 }
 
-fn text(out: &Path, report: &SaveReport) -> String {
+fn text(out: &Path, report: &SaveReport, pages: Pages) -> String {
     let room = report.disk_bytes.map_or(String::new(), |bytes| format!(", {} on disk", show(bytes)));
     format!(
         "{}: {} of guest memory, {} pages written, {} zero; file of {}{room}; {:.2} s ({:.2} s to write, {:.2} s to \
          sync), {:.2} GiB/s, {}",
         out.display(),
         show(report.guest_bytes),
-        report.pages_written(),
-        report.zero_pages(),
+        pages.written,
+        pages.zero,
         show(report.file_length),
         total_time(report).as_secs_f64(),
         report.write_time.as_secs_f64(),
@@ -60,14 +77,14 @@ fn text(out: &Path, report: &SaveReport) -> String {
     )
 }
 
-fn json(out: &Path, report: &SaveReport, warnings: &[String]) -> serde_json::Value {
+fn json(out: &Path, report: &SaveReport, pages: Pages, warnings: &[String]) -> serde_json::Value {
     let totals = report.totals();
     json!({
         "file": out.to_string_lossy(),
         "guest_bytes": report.guest_bytes,
-        "pages_written": report.pages_written(),
-        "zero_pages": report.zero_pages(),
-        "untouched_pages": report.untouched_pages,
+        "pages_written": pages.written,
+        "zero_pages": pages.zero,
+        "untouched_pages": pages.untouched,
         "bytes_written": totals.bytes,
         "write_calls": totals.calls,
         "file_bytes": report.file_length,
