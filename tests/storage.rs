@@ -120,7 +120,11 @@ fn what_cannot_be_replaced_is_refused_at_once() {
         let dir = dir();
         let dangling = dir.path().join("dangling");
         symlink("nowhere", &dangling).unwrap();
-        assert_eq!(create(&dangling).unwrap_err().kind(), io::ErrorKind::NotFound, "{how}");
+        let error = create(&dangling).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{how}");
+        assert!(error.to_string().contains("a symbolic link to nothing"), "{how}: {error}");
+        let error = create(&dir.path().join("new/")).unwrap_err();
+        assert!(error.to_string().contains("ends in a slash"), "{how}: {error}");
         assert_eq!(create(dir.path()).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{how}");
         assert!(create(&dir.path().join("missing/file")).is_err(), "{how}");
         assert!(create(Path::new("/")).is_err(), "{how}");

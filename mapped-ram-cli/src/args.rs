@@ -54,7 +54,8 @@ pub(crate) enum Command {
     /// Fill the files that are a guest's RAM: QEMU's memory-backend-file with share=on, a memfd under /proc
     ///
     /// A file that is not there is made, as long as its block. One that is there must be exactly as long; what it holds is given
-    /// up. After a failure the files made here are removed, and the others are named: no guest may use them.
+    /// up. When the restore has failed the files made here are removed, and the others are named: no guest may use them. Where only
+    /// the summary could not be printed, which is exit code 4 too, all files are whole and stay.
     #[command(after_help = EXIT_CODES)]
     Restore(RestoreArgs),
     /// Fill a guest's memory as it touches it, in the guest's own process, over a Unix socket

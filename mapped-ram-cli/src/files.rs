@@ -3,6 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -36,6 +37,16 @@ pub(crate) fn expect_regular(path: &Path) -> Result<(), Problem> {
 pub(crate) fn expect_writable(path: &Path) -> Result<(), Problem> {
     if path.exists() {
         expect_regular(path)?;
+    } else if path.as_os_str().as_bytes().ends_with(b"/") {
+        return Err(Problem::Usage(format!(
+            "{} ends in a slash, so it names a folder, and there is none; name a file",
+            path.display()
+        )));
+    } else if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+        return Err(Problem::Usage(format!(
+            "{} is a symbolic link to nothing; remove it, or name another file",
+            path.display()
+        )));
     }
     expect_no_printing_to(path)
 }

@@ -36,9 +36,14 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come as errors too, but are none.
-            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
-            let _ = error.print();
-            return ExitCode::from(code);
+            if error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::from(exit::USAGE);
+            }
+            return match say::printed(error.print()) {
+                Ok(()) => ExitCode::from(exit::OK),
+                Err(problem) => fail(&problem),
+            };
         }
     };
     signals::ignore_file_size_limit();
@@ -46,11 +51,13 @@ fn main() -> ExitCode {
         Ok(Outcome::Good) => ExitCode::from(exit::OK),
         Ok(Outcome::Differs) => ExitCode::from(exit::DIFFERS),
         Ok(Outcome::Damaged) => ExitCode::from(exit::DAMAGED),
-        Err(problem) => {
-            say::error(&problem.to_string());
-            ExitCode::from(problem.exit_code())
-        }
+        Err(problem) => fail(&problem),
     }
+}
+
+fn fail(problem: &Problem) -> ExitCode {
+    say::error(&problem.to_string());
+    ExitCode::from(problem.exit_code())
 }
 
 fn run(command: &Command) -> Result<Outcome, Problem> {

@@ -1,9 +1,9 @@
 //! Sparse files that appear whole or not at all.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use mapped_ram::storage::{AtomicFile, Storage};
@@ -72,7 +72,39 @@ fn write_used(file: &File, bytes: &[u8], offset: u64) -> Result<(), (u64, std::i
     flush(start, at)
 }
 
-/// Makes sure that `path` is a directory.
-pub(crate) fn make_dir(path: &Path) -> Result<(), Problem> {
-    std::fs::create_dir_all(path).map_err(|error| Problem::io(path, "create the directory", error))
+/// Folders that were made for output, and are taken away again as far as they are empty, unless they are kept.
+#[must_use]
+pub(crate) struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Makes sure that `path` is a directory.
+    pub(crate) fn make(path: &Path) -> Result<Self, Problem> {
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+            .collect();
+        let mut made = Self(Vec::new());
+        for folder in missing.into_iter().rev() {
+            // Whoever makes it at the same time keeps it.
+            if fs::create_dir(folder).is_ok() {
+                made.0.push(folder.to_owned());
+            }
+        }
+        // Says what could not be made.
+        fs::create_dir_all(path).map_err(|error| Problem::io(path, "create the directory", error))?;
+        Ok(made)
+    }
+
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // One that holds something is not removed, and neither is what it stands in.
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }

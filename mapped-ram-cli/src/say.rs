@@ -15,8 +15,12 @@ pub(crate) fn line(text: &str) -> Result<(), Problem> {
 
 /// Prints text on stdout as it is, and a line end.
 pub(crate) fn raw(text: &str) -> Result<(), Problem> {
-    let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    printed(writeln!(io::stdout(), "{text}"))
+}
+
+/// What became of printing on stdout: `result`, once all of it was handed to the system.
+pub(crate) fn printed(result: io::Result<()>) -> Result<(), Problem> {
+    match result.and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Problem::Io { file: "standard output".to_owned(), what: "print".to_owned(), source: error })
         }

@@ -315,6 +315,76 @@ fn pipes_and_folders_are_refused_at_once() {
 }
 
 #[test]
+fn names_that_no_file_can_be_made_under_are_refused_in_words() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1]);
+    let ram0 = format!("ram0={}", text(&dir.path().join("guest.ram")));
+    let link = dir.path().join("link");
+    symlink("nothing", &link).unwrap();
+    let slash = format!("{}/x/", text(dir.path()));
+    for (path, word) in [(text(&link), "a symbolic link to nothing"), (slash.as_str(), "ends in a slash")] {
+        for arguments in [
+            &["save", "--ram", &ram0, path][..],
+            &["save", "--ram", &ram0, "--offset", "4096", path],
+            &["copy", text(&guest), path],
+            &["extract", text(&guest), "--block", "ram0", "--output", path],
+            &["restore", text(&guest), "--block", "ram0", "--into", path],
+        ] {
+            let (_, err) = expect(2, arguments);
+            assert!(err.contains(path) && err.contains(word), "{arguments:?}: {err}");
+        }
+    }
+    assert_eq!(listing(dir.path()), ["guest", "guest.ram", "link"]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+}
+
+#[test]
+fn a_file_that_may_not_be_written_and_read_is_said_to_need_both() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1]);
+    // A program that runs cannot be written, whoever asks.
+    let running = env!("CARGO_BIN_EXE_mapped-ram");
+    let (_, err) = expect(4, &["restore", text(&guest), "--block", "ram0", "--into", running]);
+    assert!(err.contains(&format!("{running}: open the file for reading and writing")), "{err}");
+}
+
+#[test]
+fn an_extraction_that_fails_removes_the_folders_that_it_made_if_they_are_empty() {
+    let dir = dir();
+    let guest = dir.path().join("guest");
+    expect(0, &["save", "--synthetic", "12M", text(&guest)]);
+    let extract = |all: &Path| {
+        let err = expect_on_a_full_disk(4, &["extract", text(&guest), "--all", "--output", text(all)]);
+        assert!(err.contains("ram0.raw"), "{err}");
+    };
+    let all = dir.path().join("new/all");
+    extract(&all);
+    assert_eq!(listing(dir.path()), ["guest"]);
+    // Not what was there, nor what somebody needs.
+    fs::create_dir(dir.path().join("new")).unwrap();
+    extract(&all);
+    assert_eq!(listing(&dir.path().join("new")).len(), 0);
+    fs::create_dir(&all).unwrap();
+    extract(&all);
+    assert_eq!(listing(&dir.path().join("new")), ["all"]);
+    expect(0, &["extract", text(&guest), "--all", "--output", text(&dir.path().join("other/all"))]);
+    assert_eq!(listing(&dir.path().join("other/all")), ["ram0.raw"]);
+}
+
+#[test]
+fn what_was_restored_stays_when_only_printing_fails() {
+    let dir = dir();
+    let (guest, memory) = saved(&dir, "guest", &[1, 0, 2]);
+    let new = dir.path().join("new");
+    let arguments = ["restore", text(&guest), "--block", "ram0", "--into", text(&new)];
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command().args(arguments).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let (_, err) = expect_output(4, output.wait_with_output().unwrap(), &arguments);
+    assert!(err.starts_with("mapped-ram: error: standard output: "), "{err}");
+    assert!(fs::read(&new).unwrap() == memory);
+}
+
+#[test]
 fn a_reader_that_went_away_changes_no_exit_code() {
     let dir = dir();
     let (guest, _) = saved(&dir, "guest", &[1, 2]);
@@ -331,10 +401,17 @@ fn a_reader_that_went_away_changes_no_exit_code() {
         let (_, err) = expect_output(code, output.wait_with_output().unwrap(), arguments);
         assert_eq!(err, "");
     }
-    let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = command().args(["info", text(&guest)]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
-    let (_, err) = expect_output(4, output.wait_with_output().unwrap(), &["info"]);
-    assert!(err.starts_with("mapped-ram: error: standard output: "), "{err}");
+    for arguments in [&["info", text(&guest)][..], &["--help"], &["save", "--help"], &["--version"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = command().args(arguments).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+        let (_, err) = expect_output(4, output.wait_with_output().unwrap(), arguments);
+        assert!(err.starts_with("mapped-ram: error: standard output: "), "{err}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command().args(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let (_, err) = expect_output(0, output.wait_with_output().unwrap(), arguments);
+        assert_eq!(err, "");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -64,7 +65,7 @@ impl AtomicFile {
     ///
     /// # Errors
     /// When the directory does not exist or cannot be written, when `path` names something that is no regular file,
-    /// or is a symbolic link to nothing.
+    /// is a symbolic link to nothing, or ends in a slash.
     pub fn create(path: &Path) -> io::Result<Self> {
         let (directory_path, file_name) = place(path)?;
         let directory = File::open(&directory_path)?;
@@ -173,7 +174,16 @@ pub(super) fn place(path: &Path) -> io::Result<(PathBuf, OsString)> {
 pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Ok(metadata) => {
-            let target = if metadata.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
+            let target = if metadata.is_symlink() {
+                fs::canonicalize(path).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => {
+                        io::Error::new(error.kind(), "is a symbolic link to nothing; name another file")
+                    }
+                    _ => error,
+                })?
+            } else {
+                path.to_owned()
+            };
             if fs::metadata(&target)?.is_file() {
                 Ok(target)
             } else {
@@ -183,7 +193,15 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
                 ))
             }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if path.as_os_str().as_bytes().ends_with(b"/") {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "ends in a slash, so it names a folder; name a file to be created or replaced",
+                ));
+            }
+            Ok(path.to_owned())
+        }
         Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use crate::args::ExtractArgs;
 use crate::exit::{Outcome, Problem};
 use crate::files::{expect_another, expect_no_link, expect_writable};
 use crate::names::file_name;
-use crate::output::{make_dir, write_block};
+use crate::output::{MadeFolders, write_block};
 use crate::signals::interruptible;
 use crate::{progress, say};
 
@@ -26,9 +26,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
         expect_writable(path)?;
         expect_another(&args.read.file, path)?;
     }
-    if args.all {
-        make_dir(&args.output)?;
-    }
+    let made = if args.all { Some(MadeFolders::make(&args.output)?) } else { None };
     let bar = progress::bar("extract", wanted.iter().map(|(block, _)| block.used_length()).sum());
     for (block, path) in &wanted {
         write_block(block, path, &cancel, &bar)?;
@@ -37,6 +35,9 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
         }
     }
     bar.finish_and_clear();
+    if let Some(made) = made {
+        made.keep();
+    }
     Ok(Outcome::Good)
 }
 
