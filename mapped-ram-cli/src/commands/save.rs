@@ -25,9 +25,6 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
     }
     let files: Vec<RamFile> =
         args.ram.iter().map(|named| RamFile::open(named, args.page_size)).collect::<Result<_, _>>()?;
-    // While whoever maps the files is still there.
-    let mut warnings: Vec<String> =
-        files.iter().zip(&args.ram).filter_map(|(file, named)| file.hidden_memory(&named.path)).collect();
     let made_up = match args.synthetic {
         Some(bytes) if bytes == 0 || !bytes.is_multiple_of(args.page_size) => {
             return Err(Problem::Usage(format!(
@@ -46,10 +43,18 @@ pub(crate) fn run(args: &SaveArgs) -> Result<Outcome, Problem> {
         .machine(args.machine.as_str())
         .page_size(args.page_size)
         .progress(progress::callback(&bar));
-    let mut writer = begin(options, &args.write, &args.out, blocks)?;
-    writer.write_all()?;
-    bar.finish_and_clear();
-    let report = writer.finish(&Tail::minimal())?;
+    let (report, mut warnings) = std::thread::scope(|scope| {
+        // While whoever maps the files is still there, and while they are saved: on a machine of many processes it takes a while.
+        let hidden = scope.spawn(|| -> Vec<String> {
+            files.iter().zip(&args.ram).filter_map(|(file, named)| file.hidden_memory(&named.path)).collect()
+        });
+        let mut writer = begin(options, &args.write, &args.out, blocks)?;
+        writer.write_all()?;
+        bar.finish_and_clear();
+        let report = writer.finish(&Tail::minimal())?;
+        // A panic there is a bug, and no reason to fail a save that is done.
+        Ok::<_, Problem>((report, hidden.join().unwrap_or_default()))
+    })?;
     for ((file, named), present) in files.iter().zip(&args.ram).zip(&report.present_pages) {
         if *present == 0 {
             warnings.push(file.emptiness(&named.path));
