@@ -121,7 +121,9 @@ impl Error {
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             // Opening found all of it inside the file: what ends early now was cut meanwhile.
-            Self::Transfer { source, .. } if source.operation == Operation::Read && is_end(&source.source) => {
+            Self::Transfer { source, .. }
+                if source.operation == Operation::Read && is_end(&source.source) =>
+            {
                 ErrorKind::Damaged
             }
             Self::Transfer { .. } | Self::Io { .. } => ErrorKind::Io,
@@ -136,6 +138,11 @@ impl Error {
 
     pub(crate) fn io(file: &str, operation: impl Into<String>, source: io::Error) -> Self {
         Self::Io { file: file.to_owned(), operation: operation.into(), source }
+    }
+
+    /// The system has no memory: `bytes` were wanted for `what`.
+    pub(crate) fn no_memory(file: &str, bytes: u64, what: &str) -> Self {
+        Self::io(file, format!("get {bytes} bytes of memory for {what}"), io::ErrorKind::OutOfMemory.into())
     }
 
     pub(crate) fn pool(file: &str, source: PoolError) -> Self {

@@ -52,11 +52,13 @@ fn an_interrupted_save_leaves_no_file_or_one_that_is_called_incomplete() {
         let (_, err) = expect_output(130, child.wait_with_output().unwrap(), &arguments);
         assert!(err.contains(text(&out)) && err.contains("cancelled"), "{err}");
         assert_eq!(listing(&folder), ["out", "ram"]);
-        let left = fs::read(&out).unwrap();
         match offset {
-            None => assert!(left == [7; 6000]),
+            None => assert!(fs::read(&out).unwrap() == [7; 6000]),
             Some(offset) => {
-                assert!(left[..5000] == [7; 5000]);
+                // It may have its whole length already, which is more than memory holds.
+                let mut left = [0; 5000];
+                File::open(&out).unwrap().read_exact(&mut left).unwrap();
+                assert!(left == [7; 5000]);
                 expect(3, &["verify", "--offset", offset, text(&out)]);
             }
         }

@@ -186,7 +186,10 @@ impl About {
     pub(super) fn cut(&self, what: &str) -> Error {
         Error::Damaged {
             file: self.file.clone(),
-            what: format!("block `{}`: the file was cut while it was read: it ends inside the {what}", self.block),
+            what: format!(
+                "block `{}`: the file was cut while it was read: it ends inside the {what}",
+                self.block
+            ),
         }
     }
 
