@@ -282,7 +282,13 @@ impl Worker for VerifyWorker {
     fn run(&mut self, batch: VerifyBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
         let VerifyBatch { name, present, page_size, pages_offset, pages, zeros } = batch;
         let detector = Detector::best();
-        self.buffer.resize(to_usize(CHUNK), 0);
+        if self.buffer.is_empty() {
+            let length = to_usize(CHUNK);
+            self.buffer.try_reserve_exact(length).map_err(|error| {
+                WorkError::Other(format!("get {length} bytes of memory to read into: {error}").into())
+            })?;
+            self.buffer.resize(length, 0);
+        }
         let mut read = 0;
         for run in present.runs_within(pages.clone()) {
             let (mut at, end) = (run.start * page_size, run.end * page_size);

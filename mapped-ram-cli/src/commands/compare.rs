@@ -47,7 +47,7 @@ fn compare_blocks(one: &Block, two: &Block, args: &CompareArgs, cancel: &Cancel)
         say::line(&format!("{name}: {}", if same { "left out of both" } else { "left out of one" }))?;
         return Ok(same);
     }
-    let tally = Tally::new(one)?;
+    let tally = Tally::new(one, &args.one)?;
     // Asked for once, before many threads do.
     two.bitmap()?;
     let bar = progress::bar("compare", one.used_length());
@@ -57,7 +57,8 @@ fn compare_blocks(one: &Block, two: &Block, args: &CompareArgs, cancel: &Cancel)
         if !chunks::any_present(one, offset, here)? && !chunks::any_present(two, offset, here)? {
             return Ok(());
         }
-        let (mut first, mut second) = (vec![0; length], vec![0; length]);
+        let mut first = chunks::buffer(&args.one, length)?;
+        let mut second = chunks::buffer(&args.two, length)?;
         one.read_at(offset, &mut first)?;
         two.read_at(offset, &mut second)?;
         tally.count(&first, &second, offset);

@@ -1,5 +1,7 @@
 //! `mapped-ram copy`.
 
+use std::path::Path;
+
 use indicatif::ProgressBar;
 use mapped_ram::{Block, Bridge, RamBlock, Reader, Tail, Writer};
 use rayon::prelude::*;
@@ -7,7 +9,7 @@ use rayon::prelude::*;
 use super::summary::tell;
 use super::{begin, open, write_options};
 use crate::args::CopyArgs;
-use crate::chunks::{CHUNK, any_present};
+use crate::chunks::{CHUNK, any_present, make_room, threads};
 use crate::exit::{Outcome, Problem};
 use crate::files::expect_another;
 use crate::progress;
@@ -44,7 +46,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     let held = || reader.blocks().iter().enumerate().filter(|(_, block)| !block.is_left_out());
     let bar = progress::bar("copy", held().map(|(_, block)| block.used_length()).sum());
     for (index, block) in held() {
-        copy_block(&mut writer, index, block, &bar)?;
+        copy_block(&mut writer, index, (block, &args.input), &bar)?;
     }
     bar.finish_and_clear();
     let report = writer.finish(&Tail::copied_from(&reader))?;
@@ -68,7 +70,7 @@ fn blocks_of<'m>(reader: &Reader) -> Vec<RamBlock<'m>> {
 fn copy_block(
     writer: &mut Writer<'_>,
     index: usize,
-    block: &Block,
+    (block, input): (&Block, &Path),
     bar: &ProgressBar,
 ) -> Result<(), Problem> {
     let window = WINDOW.max(block.page_size());
@@ -78,11 +80,13 @@ fn copy_block(
         let length = window.min(block.used_length() - offset);
         if any_present(block, offset, length)? {
             // At most the larger of `WINDOW` and `MAX_PAGE`.
-            buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-            buffer
-                .par_chunks_mut(CHUNK)
-                .enumerate()
-                .try_for_each(|(piece, bytes)| block.read_at(offset + (piece * CHUNK) as u64, bytes))?;
+            make_room(&mut buffer, input, usize::try_from(length).unwrap_or(usize::MAX))?;
+            threads()?.install(|| {
+                buffer
+                    .par_chunks_mut(CHUNK)
+                    .enumerate()
+                    .try_for_each(|(piece, bytes)| block.read_at(offset + (piece * CHUNK) as u64, bytes))
+            })?;
             writer.write_from(index, offset, &buffer)?;
         }
         bar.inc(length);

@@ -73,11 +73,11 @@ fn is_same(reader: &Reader, named: &NamedFile, cancel: &Cancel) -> Result<bool, 
         ))?;
         return Ok(false);
     }
-    let tally = Tally::new(block)?;
+    let tally = Tally::new(block, path)?;
     let bar = progress::bar("compare", length);
     let cancelled = || Problem::cancelled(path);
     chunks::for_each(length, cancel, &bar, cancelled, |offset, length| {
-        let (mut one, mut two) = (vec![0; length], vec![0; length]);
+        let (mut one, mut two) = (chunks::buffer(path, length)?, chunks::buffer(path, length)?);
         block.read_at(offset, &mut one)?;
         file.read_exact_at(&mut two, offset).map_err(|error| {
             Problem::io(path, format!("read {length} bytes at offset {offset:#x}"), error)
