@@ -1,11 +1,14 @@
 //! Work on a block in pieces, by several threads.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use indicatif::ProgressBar;
 use mapped_ram::{Block, Cancel};
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -82,4 +85,17 @@ pub(crate) fn any_present(block: &Block, offset: u64, length: u64) -> Result<boo
     let page_size = block.page_size();
     let pages = offset / page_size..(offset + length).div_ceil(page_size);
     Ok(block.runs_within(pages)?.next().is_some())
+}
+
+/// Whether the file holds data anywhere in the `length` bytes from `offset` on; elsewhere is a hole, which reads as zeros.
+pub(crate) fn any_data(file: &File, offset: u64, length: u64) -> io::Result<bool> {
+    let Ok(from) = i64::try_from(offset) else { return Ok(false) };
+    match lseek(file, from, Whence::SeekData) {
+        Ok(start) => Ok(start.cast_unsigned() < offset.saturating_add(length)),
+        // Nothing but a hole up to the end.
+        Err(Errno::ENXIO) => Ok(false),
+        // A file system that knows no holes: all is data.
+        Err(Errno::EINVAL) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -8,6 +8,8 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
+use mapped_ram::{RamBlock, SaveOptions, SyncMode, Tail};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use proptest::prelude::*;
 
@@ -522,4 +524,46 @@ fn a_restore_that_fails_half_way_says_which_memory_is_spoilt() {
     let err = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(4), "{err}");
     assert!(err.contains(&format!("{}: half restored", text(&old))), "{err}");
+}
+
+/// A guest of 1 TiB of which two pages are in use, and what was in its memory: with holes read, these would take an hour.
+#[test]
+fn holes_are_equal_to_absent_pages_without_being_read() {
+    const LENGTH: u64 = 1 << 40;
+    let dir = dir();
+    let (guest, ram) = (dir.path().join("guest"), dir.path().join("ram"));
+    let pages = [0, LENGTH / 2 + 5 * PAGE as u64];
+    let mut writer = SaveOptions::new()
+        .sync(SyncMode::None)
+        .create(&guest, vec![RamBlock::detached("ram0", LENGTH)])
+        .unwrap();
+    let raw = File::create(&ram).unwrap();
+    raw.set_len(LENGTH).unwrap();
+    for page in pages {
+        writer.write_from(0, page, &[7; PAGE]).unwrap();
+        raw.write_all_at(&[7; PAGE], page).unwrap();
+    }
+    writer.finish(&Tail::minimal()).unwrap();
+    let ram0 = format!("ram0={}", text(&ram));
+    let (said, _) = expect(0, &["verify", "--against", &ram0, text(&guest)]);
+    assert!(said.contains("the same"), "{said}");
+    let (copy, all) = (dir.path().join("copy"), dir.path().join("all"));
+    expect(0, &["copy", "--sync", "none", text(&guest), text(&copy)]);
+    expect(0, &["compare", text(&guest), text(&copy)]);
+    expect(0, &["extract", "--all", "--output", text(&all), text(&guest)]);
+
+    // Data against an absent page, and a hole against a present one.
+    let differs_at = |page: u64| {
+        let (said, _) = expect(1, &["verify", "--against", &ram0, text(&guest)]);
+        assert!(said.contains(&format!("1 page differs, the first at offset {page:#x}")), "{said}");
+    };
+    let dig = |page: u64| {
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&raw, hole, page.cast_signed(), 4096).unwrap();
+    };
+    raw.write_all_at(&[1; PAGE], LENGTH / 4).unwrap();
+    differs_at(LENGTH / 4);
+    dig(LENGTH / 4);
+    dig(pages[1]);
+    differs_at(pages[1]);
 }

@@ -77,6 +77,15 @@ fn is_same(reader: &Reader, named: &NamedFile, cancel: &Cancel) -> Result<bool, 
     let bar = progress::bar("compare", length);
     let cancelled = || Problem::cancelled(path);
     chunks::for_each(length, cancel, &bar, cancelled, |offset, length| {
+        // Absent pages against a hole: zeros both.
+        let here = length as u64;
+        let has_data = || {
+            chunks::any_data(&file, offset, here)
+                .map_err(|error| Problem::io(path, format!("look for data at offset {offset:#x}"), error))
+        };
+        if !chunks::any_present(block, offset, here)? && !has_data()? {
+            return Ok(());
+        }
         let (mut one, mut two) = (chunks::buffer(path, length)?, chunks::buffer(path, length)?);
         block.read_at(offset, &mut one)?;
         file.read_exact_at(&mut two, offset).map_err(|error| {
