@@ -4,7 +4,9 @@
 //! of stdout that went away (`| head`) is no failure: the rest of the work, and the exit code, are as without it.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
+
+use serde::Serialize;
 
 use crate::exit::Problem;
 
@@ -16,7 +18,18 @@ pub(crate) fn line(text: &str) -> Result<(), Problem> {
 /// Prints text on stdout as it is, and a line end.
 pub(crate) fn raw(text: &str) -> Result<(), Problem> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    printed(writeln!(stdout, "{text}").and_then(|()| stdout.flush()))
+}
+
+/// Prints a value as JSON on stdout, for programs, without building all of the text first.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Problem> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from);
+    printed(written.and_then(|()| writeln!(stdout)).and_then(|()| stdout.flush()))
+}
+
+fn printed(result: io::Result<()>) -> Result<(), Problem> {
+    match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Problem::Io { file: "standard output".to_owned(), what: "print".to_owned(), source: error })
         }

@@ -1,9 +1,11 @@
 //! `mapped-ram compare`.
 
+use std::collections::HashMap;
+
 use mapped_ram::{Block, Cancel, Reader};
 
+use super::open;
 use super::tally::Tally;
-use super::{block_named, open};
 use crate::args::CompareArgs;
 use crate::chunks;
 use crate::exit::{Outcome, Problem};
@@ -14,16 +16,17 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let one = open(&args.one, args.offset_a)?;
     let two = open(&args.two, args.offset_b)?;
+    let (in_one, in_two) = (by_name(&one), by_name(&two));
     let mut same = true;
     for block in one.blocks() {
-        if let Some(other) = of_same_name(&two, block) {
+        if let Some(other) = in_two.get(block.layout().idstr_bytes()) {
             same &= compare_blocks(block, other, args, &cancel)?;
         } else {
             say::line(&format!("{}: only in {}", block.idstr(), one.file()))?;
             same = false;
         }
     }
-    for block in two.blocks().iter().filter(|block| of_same_name(&one, block).is_none()) {
+    for block in two.blocks().iter().filter(|block| !in_one.contains_key(block.layout().idstr_bytes())) {
         say::line(&format!("{}: only in {}", block.idstr(), two.file()))?;
         same = false;
     }
@@ -32,8 +35,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     Ok(if same && tails { Outcome::Good } else { Outcome::Differs })
 }
 
-fn of_same_name<'r>(reader: &'r Reader, block: &Block) -> Option<&'r Block> {
-    block_named(reader, block.layout().idstr_bytes())
+/// The blocks by their names, of which no two in a file are the same.
+fn by_name(reader: &Reader) -> HashMap<&[u8], &Block> {
+    reader.blocks().iter().map(|block| (block.layout().idstr_bytes(), block)).collect()
 }
 
 fn compare_blocks(one: &Block, two: &Block, args: &CompareArgs, cancel: &Cancel) -> Result<bool, Problem> {
