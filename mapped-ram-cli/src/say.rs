@@ -42,6 +42,11 @@ pub(crate) fn error(text: &str) {
     on_stderr("error", text);
 }
 
+/// Prints a warning on stderr, in one line.
+pub(crate) fn warning(text: &str) {
+    on_stderr("warning", text);
+}
+
 /// Prints a note on stderr, in one line.
 pub(crate) fn note(text: &str) {
     on_stderr("note", text);

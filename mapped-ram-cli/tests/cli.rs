@@ -567,3 +567,20 @@ fn holes_are_equal_to_absent_pages_without_being_read() {
     dig(pages[1]);
     differs_at(pages[1]);
 }
+
+#[test]
+fn bytes_behind_the_end_of_the_stream_are_a_warning_and_zeros_are_padding() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 2]);
+    let whole = fs::read(&guest).unwrap();
+    let behind = |bytes: &[u8]| {
+        fs::write(&guest, [&whole, bytes].concat()).unwrap();
+        let (said, err) = expect(0, &["verify", text(&guest)]);
+        assert!(said.contains("sound"), "{said}");
+        err
+    };
+    assert_eq!(behind(&[0; 5000]), "");
+    let err = behind(&[&[0; 700][..], &[9; 4300]].concat());
+    let words = format!("warning: {}: offset {:#x}: 5000 bytes", text(&guest), whole.len());
+    assert!(err.contains(&words), "{err}");
+}

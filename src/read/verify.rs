@@ -3,7 +3,7 @@
 //! Opening proved the structure: every range lies inside the file and none overlap. Here everything else is looked at
 //! that can be known without the guest: that each page that is marked present can be read, that none of them stands in
 //! a hole of the file (what a full disk leaves behind when nobody looks at short writes), and that the tail's sections
-//! follow each other up to the file's end.
+//! follow each other up to the end of the stream. What the format allows and nobody means, such as bytes behind that end, is a warning.
 //!
 //! What no reader can know is whether a page holds the right bytes: the format has no checksums.
 
@@ -92,6 +92,8 @@ pub struct VerifyReport {
     pub blocks: Vec<BlockReport>,
     /// What makes the file damaged or incomplete; empty for a sound one.
     pub problems: Vec<Problem>,
+    /// What is right by the format, and most likely not what was meant. Whoever loads the file gets all that it says.
+    pub warnings: Vec<Problem>,
     /// How many bytes stand behind the last block's pages.
     pub tail_bytes: u64,
     /// How many devices have their state in the tail.
@@ -212,7 +214,10 @@ impl Reader {
         report.tail_bytes = end - start;
         let bytes = self.tail()?;
         match self.parse_tail(&bytes) {
-            Ok(tail) => report.devices = tail.devices().len(),
+            Ok(tail) => {
+                report.devices = tail.devices().len();
+                report.warnings.extend(bytes_behind(&bytes, tail.length(), start));
+            }
             Err(Error::Decode { source, .. }) => report.problems.push(Problem {
                 block: None,
                 offset: source.offset(),
@@ -222,6 +227,23 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What stands behind the end of the stream, at `end` of the tail, which begins at `start` of the file. Zeros are padding.
+fn bytes_behind(tail: &[u8], end: usize, start: u64) -> Option<Problem> {
+    let behind = &tail[end..];
+    if Detector::best().is_zero_slice(behind) {
+        return None;
+    }
+    Some(Problem {
+        block: None,
+        offset: start + to_u64(end),
+        what: format!(
+            "{} bytes stand behind the end of the stream, and not all are zeros: they belong to nothing, perhaps a longer file stood \
+             here before",
+            behind.len()
+        ),
+    })
 }
 
 #[derive(Default)]

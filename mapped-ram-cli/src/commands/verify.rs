@@ -49,6 +49,9 @@ fn tell(reader: &Reader, report: &VerifyReport) -> Result<(), Problem> {
         ))?;
     }
     say::line(&format!("tail: {} bytes, {} devices", report.tail_bytes, report.devices))?;
+    for warning in &report.warnings {
+        say::warning(&format!("{}: {warning}", reader.file()));
+    }
     for problem in &report.problems {
         say::error(&format!("{}: {problem}", reader.file()));
     }
