@@ -584,3 +584,73 @@ fn bytes_behind_the_end_of_the_stream_are_a_warning_and_zeros_are_padding() {
     let words = format!("warning: {}: offset {:#x}: 5000 bytes", text(&guest), whole.len());
     assert!(err.contains(&words), "{err}");
 }
+
+/// Clears the bitmap of the n-th block, as if it had never been written. A file of its own, so that no note is left from before.
+fn clear_bitmap(file: &std::path::Path, block: usize) {
+    let reader = mapped_ram::Reader::open(file).unwrap();
+    let at = usize::try_from(reader.blocks()[block].layout().bitmap_offset()).unwrap();
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at..at + 8].fill(0);
+    fs::remove_file(file).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn pages_that_are_not_marked_are_told_and_not_thrown_away() {
+    let dir = dir();
+    let (one, _) = ram_file(&dir, "one", &[1, 0, 2, 2]);
+    let (two, _) = ram_file(&dir, "two", &[3, 0]);
+    let guest = dir.path().join("guest");
+    let save = || {
+        let (one, two) = (format!("one={}", text(&one)), format!("two={}", text(&two)));
+        // One bridged page of zeros stands in the file too; that is no page that is lost.
+        expect(0, &["save", "--ram", &one, "--ram", &two, "--bridge", "16", text(&guest)]);
+    };
+    let copy = dir.path().join("copy");
+    let words = "block `one`, offset 0x100000: no page is marked present, but 12288 bytes";
+
+    // Beside a block of which pages are present, it may be all zeros by the guest's own doing.
+    save();
+    clear_bitmap(&guest, 0);
+    let (said, err) = expect(0, &["verify", text(&guest)]);
+    assert!(said.contains("sound") && err.contains("warning: ") && err.contains(words), "{said}{err}");
+    assert!(!err.contains("`two`"), "{err}");
+    let (_, err) = expect(0, &["copy", text(&guest), text(&copy)]);
+    assert!(err.contains("warning: ") && err.contains(words), "{err}");
+
+    // Not a page of any block: nobody means that.
+    clear_bitmap(&guest, 1);
+    let before = fs::read(&guest).unwrap();
+    let (said, err) = expect(3, &["verify", text(&guest)]);
+    assert!(!said.contains("sound") && err.contains("error: ") && err.contains(words), "{said}{err}");
+    assert!(err.contains("block `two`"), "{err}");
+    for out in [&guest, &copy] {
+        let before_out = fs::read(out).unwrap();
+        let (_, err) = expect(3, &["copy", text(&guest), text(out)]);
+        assert!(err.contains(words) && err.contains("--discard-unmarked"), "{err}");
+        assert!(fs::read(out).unwrap() == before_out);
+    }
+    assert!(fs::read(&guest).unwrap() == before);
+    let (_, err) = expect(0, &["copy", "--discard-unmarked", text(&guest), text(&copy)]);
+    assert!(err.contains("warning: ") && err.contains(words), "{err}");
+    // The copy has nothing of it.
+    let (_, err) = expect(0, &["verify", text(&copy)]);
+    assert_eq!(err, "");
+
+    // A guest of zeros in the room of an older file: data, and all of it zeros.
+    let zeros = dir.path().join("zeros");
+    fs::write(&zeros, vec![0; 6 * PAGE]).unwrap();
+    let ram0 = format!("ram0={}", text(&zeros));
+    save();
+    expect(0, &["save", "--ram", &ram0, "--recycle", text(&guest), text(&guest)]);
+    for file in [&guest, &dir.path().join("written")] {
+        if file != &guest {
+            // The same with zeros written out, and no note.
+            fs::write(file, fs::read(&guest).unwrap()).unwrap();
+        }
+        let (said, err) = expect(0, &["verify", text(file)]);
+        assert!(said.contains("sound") && err.is_empty(), "{said}{err}");
+        let (_, err) = expect(0, &["copy", text(file), text(&copy)]);
+        assert_eq!(err, "");
+    }
+}

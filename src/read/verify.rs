@@ -114,6 +114,18 @@ pub struct BlockReport {
     pub present_zero: u64,
     /// How many present pages stand wholly in holes of the file.
     pub present_in_holes: u64,
+    /// How many bytes that are not zeros stand in the pages' rooms, where no page is present ([`Reader::unmarked_blocks`]); 0 where
+    /// any is, since a live save leaves stale bytes beside them.
+    pub unmarked_bytes: u64,
+}
+
+impl VerifyReport {
+    /// Whether the file holds pages, and marks not a single one of any block as present: its bitmaps were most likely never written
+    /// ([`Reader::unmarked_blocks`]).
+    pub fn is_unmarked(&self) -> bool {
+        self.blocks.iter().all(|block| block.present == 0)
+            && self.blocks.iter().any(|block| block.unmarked_bytes > 0)
+    }
 }
 
 /// Something wrong with a file.
@@ -162,9 +174,22 @@ impl Reader {
             }
             report.blocks.push(found);
         }
+        self.find_unmarked(&options, &mut report)?;
         self.read_pages(&mut options, &mut report)?;
         self.verify_tail(&mut report)?;
         Ok(report)
+    }
+
+    fn find_unmarked(&self, options: &VerifyOptions<'_>, report: &mut VerifyReport) -> Result<()> {
+        for (index, unmarked) in self.unmarked_by_index(&options.cancel)? {
+            report.blocks[index].unmarked_bytes = unmarked.bytes;
+            report.warnings.push(Problem {
+                what: unmarked.what(),
+                offset: unmarked.offset,
+                block: Some(unmarked.idstr),
+            });
+        }
+        Ok(())
     }
 
     /// Reads every present page once and counts those that are zeros.

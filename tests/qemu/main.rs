@@ -3,6 +3,7 @@
 //! Without a QEMU of 9.0 or later these tests say so on stderr and check nothing; with `MAPPED_RAM_REQUIRE_QEMU=1` its
 //! absence is a failure. `scripts/install-qemu` installs it.
 
+mod background_snapshot;
 mod contrast;
 mod full_disk;
 mod ours_into_qemu;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use mapped_ram::{Block, Bridge, RamBlock, Reader, Tail, Writer};
+use mapped_ram::{Block, Bridge, Cancel, RamBlock, Reader, Tail, Writer};
 use rayon::prelude::*;
 
 use super::summary::tell;
@@ -12,8 +12,8 @@ use crate::args::CopyArgs;
 use crate::chunks::{CHUNK, any_present, make_room, threads};
 use crate::exit::{Outcome, Problem};
 use crate::files::expect_another;
-use crate::progress;
 use crate::signals::interruptible;
+use crate::{progress, say};
 
 /// How much is read, then written, at a time, in bytes: some chunks for each channel, and small beside any guest.
 const WINDOW: u64 = 32 << 20;
@@ -39,6 +39,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     }
     // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
     reader.devices()?;
+    look_for_unmarked(&reader, args.discard_unmarked, &cancel)?;
     // A copy is made to be small, as a rule.
     let bridge = args.write.bridge.unwrap_or(Bridge::None);
     let options = write_options(&args.write, &cancel).bridge(bridge).head_of(reader.layout());
@@ -52,6 +53,25 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     let report = writer.finish(&Tail::copied_from(&reader))?;
     tell(&args.out, &args.write, &report)?;
     Ok(Outcome::Good)
+}
+
+/// Warns of blocks whose pages stand in the file without being marked: a copy has zeros there. Where that goes for the whole guest
+/// nobody can mean it, and IN may be the only place where the pages are.
+fn look_for_unmarked(reader: &Reader, discard: bool, cancel: &Cancel) -> Result<(), Problem> {
+    let unmarked = reader.unmarked_blocks(cancel)?;
+    for block in &unmarked {
+        say::warning(&format!("{}: {block}", reader.file()));
+    }
+    let mut present = reader.blocks().iter().filter(|block| !block.is_left_out()).map(Block::present_pages);
+    if unmarked.is_empty() || discard || present.any(|pages| pages.is_ok_and(|pages| pages > 0)) {
+        return Ok(());
+    }
+    Err(Problem::Unsupported {
+        file: reader.file().to_owned(),
+        what: "not copied: none of its pages is marked present, so the copy would lose all that stand there. Keep this file, and save \
+               the guest again without background-snapshot; --discard-unmarked copies it all the same, without them"
+            .to_owned(),
+    })
 }
 
 /// The same blocks once more, their memory not in this process.

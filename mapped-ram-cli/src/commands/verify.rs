@@ -29,7 +29,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
     let report = reader.verify(options)?;
     bar.finish_and_clear();
     tell(&reader, &report)?;
-    if !report.problems.is_empty() {
+    if !report.problems.is_empty() || report.is_unmarked() {
         return Ok(Outcome::Damaged);
     }
     let mut outcome = Outcome::Good;
@@ -55,7 +55,12 @@ fn tell(reader: &Reader, report: &VerifyReport) -> Result<(), Problem> {
     for problem in &report.problems {
         say::error(&format!("{}: {problem}", reader.file()));
     }
-    if report.problems.is_empty() {
+    if report.is_unmarked() {
+        say::error(&format!(
+            "{}: its pages are lost to whoever loads it, for none of any block is marked present",
+            reader.file()
+        ));
+    } else if report.problems.is_empty() {
         say::line(&format!("{}: sound", reader.file()))?;
     }
     Ok(())
