@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::convert::to_usize;
+use crate::zeroed::{try_zeroed, try_zeroed_atomic};
 
 /// One bit for each page of a RAM block: dirty pages, or present ones.
 ///
@@ -32,13 +33,36 @@ pub struct PageBitmap {
 
 impl PageBitmap {
     /// A bitmap of `pages` pages, none of them set.
+    ///
+    /// # Panics
+    /// When the system has no memory for it: one bit a page. [`try_new`](Self::try_new) is for numbers of pages that nobody vouches for.
+    ///
+    /// ```should_panic
+    /// mapped_ram::PageBitmap::new(u64::MAX);
+    /// ```
     pub fn new(pages: u64) -> Self {
-        Self { words: vec![0; to_usize(pages.div_ceil(64))], pages }
+        Self::try_new(pages).unwrap_or_else(|| no_memory(pages))
+    }
+
+    /// A bitmap of `pages` pages, none of them set; `None` if the system has no memory for it.
+    ///
+    /// ```
+    /// use mapped_ram::PageBitmap;
+    ///
+    /// assert_eq!(PageBitmap::try_new(100), Some(PageBitmap::new(100)));
+    /// assert_eq!(PageBitmap::try_new(u64::MAX), None);
+    /// ```
+    pub fn try_new(pages: u64) -> Option<Self> {
+        Some(Self { words: try_zeroed(to_usize(pages.div_ceil(64)))?, pages })
     }
 
     /// A bitmap of `pages` pages, all of them set.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
     pub fn full(pages: u64) -> Self {
-        let mut bitmap = Self { words: vec![u64::MAX; to_usize(pages.div_ceil(64))], pages };
+        let mut bitmap = Self::new(pages);
+        bitmap.words.fill(u64::MAX);
         bitmap.clear_padding();
         bitmap
     }
@@ -52,8 +76,15 @@ impl PageBitmap {
     /// let bitmap = PageBitmap::from_words(vec![u64::MAX], 3);
     /// assert_eq!(bitmap.count(), 3);
     /// ```
+    ///
+    /// # Panics
+    /// As [`new`](Self::new), where words are missing.
     pub fn from_words(mut words: Vec<u64>, pages: u64) -> Self {
-        words.resize(to_usize(pages.div_ceil(64)), 0);
+        let count = to_usize(pages.div_ceil(64));
+        if words.try_reserve_exact(count.saturating_sub(words.len())).is_err() {
+            no_memory(pages);
+        }
+        words.resize(count, 0);
         let mut bitmap = Self { words, pages };
         bitmap.clear_padding();
         bitmap
@@ -119,6 +150,10 @@ impl PageBitmap {
     }
 }
 
+fn no_memory(pages: u64) -> ! {
+    panic!("no memory for a bitmap of {pages} pages: {} bytes", pages.div_ceil(64) * 8)
+}
+
 /// `count` set bits from bit `first` on. `count` is 1 to 64.
 fn mask(first: u64, count: u64) -> u64 {
     (u64::MAX >> (64 - count)) << first
@@ -134,10 +169,9 @@ pub(crate) struct SharedBitmap {
 }
 
 impl SharedBitmap {
-    pub(crate) fn new(pages: u64) -> Self {
-        let mut words = Vec::new();
-        words.resize_with(to_usize(pages.div_ceil(64)), || AtomicU64::new(0));
-        Self { words }
+    /// None of them set; `None` if the system has no memory for one bit a page.
+    pub(crate) fn try_new(pages: u64) -> Option<Self> {
+        Some(Self { words: try_zeroed_atomic(to_usize(pages.div_ceil(64)))? })
     }
 
     pub(crate) fn words(&self) -> &[AtomicU64] {

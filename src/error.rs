@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use mapped_ram_format::{DecodeError, PlanError};
-use multifd_pool::{PoolError, TransferError, WorkError};
+use multifd_pool::{Operation, PoolError, TransferError, WorkError};
 
 use crate::read::LoadedBlock;
 
@@ -22,7 +22,7 @@ pub enum ErrorKind {
     Usage,
     /// The file is a save that never finished, or was cut short.
     Incomplete,
-    /// The file contradicts itself.
+    /// The file contradicts itself, or was cut while it was read.
     Damaged,
     /// The file is whole as far as one can tell, but of a kind that this version does not read.
     Unsupported,
@@ -120,6 +120,12 @@ impl Error {
             },
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
+            // Opening found all of it inside the file: what ends early now was cut meanwhile.
+            Self::Transfer { source, .. }
+                if source.operation == Operation::Read && is_end(&source.source) =>
+            {
+                ErrorKind::Damaged
+            }
             Self::Transfer { .. } | Self::Io { .. } => ErrorKind::Io,
             Self::Channels { source, .. } => match source {
                 PoolError::BadChannelCount(_) => ErrorKind::Usage,
@@ -132,6 +138,11 @@ impl Error {
 
     pub(crate) fn io(file: &str, operation: impl Into<String>, source: io::Error) -> Self {
         Self::Io { file: file.to_owned(), operation: operation.into(), source }
+    }
+
+    /// The system has no memory: `bytes` were wanted for `what`.
+    pub(crate) fn no_memory(file: &str, bytes: u64, what: &str) -> Self {
+        Self::io(file, format!("get {bytes} bytes of memory for {what}"), io::ErrorKind::OutOfMemory.into())
     }
 
     pub(crate) fn pool(file: &str, source: PoolError) -> Self {
@@ -155,6 +166,10 @@ impl Error {
             },
         }
     }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
 }
 
 fn in_words(blocks: &[LoadedBlock]) -> String {

@@ -76,7 +76,7 @@ pub use progress::Progress;
 pub use ram_block::RamBlock;
 pub use read::{
     Block, BlockReport, Destination, DeviceState, LoadOptions, LoadReport, LoadState, LoadTarget,
-    LoadedBlock, Problem, Reader, ReaderOptions, VerifyOptions, VerifyReport,
+    LoadedBlock, Problem, Reader, ReaderOptions, UnmarkedBlock, VerifyOptions, VerifyReport,
 };
 pub use save::{Bridge, SaveOptions, SaveReport, SyncMode, Tail, Writer};
 pub use working_set::WorkingSet;

@@ -5,6 +5,8 @@
 //! process. The standard library has either, not both.
 
 use std::alloc::{Layout, alloc_zeroed};
+use std::mem::ManuallyDrop;
+use std::sync::atomic::AtomicU64;
 
 /// `count` zeros, or `None` if the system has no room for them.
 pub(crate) fn try_zeroed(count: usize) -> Option<Vec<u64>> {
@@ -21,4 +23,13 @@ pub(crate) fn try_zeroed(count: usize) -> Option<Vec<u64>> {
     // SAFETY: allocated by the global allocator with the layout of `count` words, all of them initialised: zeros.
     let words = unsafe { Vec::from_raw_parts(start.cast(), count, count) };
     Some(words)
+}
+
+/// The same for words that many threads change.
+pub(crate) fn try_zeroed_atomic(count: usize) -> Option<Vec<AtomicU64>> {
+    // The same size they have everywhere; the same alignment on 64-bit machines.
+    const { assert!(align_of::<AtomicU64>() == align_of::<u64>()) };
+    let mut words = ManuallyDrop::new(try_zeroed(count)?);
+    // SAFETY: the words' own allocation, which they do not free any more; every word is an atomic one too, of one layout.
+    Some(unsafe { Vec::from_raw_parts(words.as_mut_ptr().cast(), words.len(), words.capacity()) })
 }

@@ -41,6 +41,9 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// How many signals the processors' threads of this process have taken.
+static TAKEN: AtomicU64 = AtomicU64::new(0);
+
 /// How far a guest is, and how far it may go, in pages that it has reported since it began.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
@@ -113,9 +116,11 @@ impl Machine {
 
     /// Lets it run in a thread of its own.
     pub(crate) fn start(mut self) -> Result<Running, Error> {
-        extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-        // It only ends `KVM_RUN`.
-        register_signal_handler(SIGRTMIN(), nothing)?;
+        extern "C" fn taken(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+            TAKEN.fetch_add(1, Ordering::Relaxed);
+        }
+        // It ends `KVM_RUN`, and is counted.
+        register_signal_handler(SIGRTMIN(), taken)?;
         let progress = Arc::clone(&self.cpu.progress);
         progress.limit.store(u64::MAX, Ordering::Relaxed);
         let thread = std::thread::spawn(move || {
@@ -211,10 +216,14 @@ impl Running {
     /// Stops it where it is, in the midst of a page as a rule.
     pub(crate) fn pause(self) -> Result<Machine, Error> {
         self.progress.limit.store(0, Ordering::Relaxed);
-        // One that comes just before `KVM_RUN` does not end it: again, until one did.
+        // A signal that comes just before `KVM_RUN` does not end it: again, until one did. But only when the last one was taken: they
+        // are queued, and a thread that takes one after the other comes to nothing else.
         while !self.thread.is_finished() {
+            let taken = TAKEN.load(Ordering::Relaxed);
             self.thread.kill(SIGRTMIN())?;
-            std::thread::yield_now();
+            while TAKEN.load(Ordering::Relaxed) == taken && !self.thread.is_finished() {
+                std::thread::yield_now();
+            }
         }
         let (cpu, result) = self.thread.join().map_err(|_| "the processor's thread panicked")?;
         result?;

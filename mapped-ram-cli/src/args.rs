@@ -357,6 +357,11 @@ pub(crate) struct CopyArgs {
     /// The stream begins at this byte of IN [default: 0, or where a libvirt header says]
     #[arg(long, value_name = "OFFSET", value_parser = size::parse)]
     pub(crate) in_offset: Option<u64>,
+    /// Copy IN even if pages stand in it and not a single one is marked present; the copy is without them
+    ///
+    /// QEMU's background-snapshot writes such files. To whoever loads one its memory is zeros, but the pages are in it still
+    #[arg(long)]
+    pub(crate) discard_unmarked: bool,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
     /// The file to read

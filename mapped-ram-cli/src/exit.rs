@@ -59,6 +59,8 @@ impl Problem {
         match self {
             Self::Usage(_) => USAGE,
             Self::Unsupported { .. } => DAMAGED,
+            // A file that was cut meanwhile, as the library calls it.
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => DAMAGED,
             Self::Io { .. } | Self::Unfilled { .. } => IO,
             Self::HalfRestored { problem, .. } => problem.exit_code(),
             Self::Library(error) => match error.kind() {

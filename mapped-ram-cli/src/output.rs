@@ -39,7 +39,7 @@ pub(crate) fn write_block(
         if !chunks::any_present(block, offset, length as u64)? {
             return Ok(());
         }
-        let mut bytes = vec![0; length];
+        let mut bytes = chunks::buffer(path, length)?;
         block.read_at(offset, &mut bytes)?;
         write_used(&file, &bytes, offset).map_err(|(at, error)| {
             Problem::io(path, format!("write block `{name}` at offset {at:#x}"), error)

@@ -4,7 +4,9 @@
 //! of stdout that went away (`| head`) is no failure: the rest of the work, and the exit code, are as without it.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
+
+use serde::Serialize;
 
 use crate::exit::Problem;
 
@@ -16,6 +18,15 @@ pub(crate) fn line(text: &str) -> Result<(), Problem> {
 /// Prints text on stdout as it is, and a line end.
 pub(crate) fn raw(text: &str) -> Result<(), Problem> {
     printed(writeln!(io::stdout(), "{text}"))
+}
+
+/// Prints a value as JSON on stdout, for programs, without building all of the text first.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Problem> {
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from);
+    let written = written.and_then(|()| writeln!(stdout)).and_then(|()| stdout.flush());
+    drop(stdout);
+    printed(written)
 }
 
 /// What became of printing on stdout: `result`, once all of it was handed to the system.
@@ -31,6 +42,11 @@ pub(crate) fn printed(result: io::Result<()>) -> Result<(), Problem> {
 /// Prints an error on stderr, in one line.
 pub(crate) fn error(text: &str) {
     on_stderr("error", text);
+}
+
+/// Prints a warning on stderr, in one line.
+pub(crate) fn warning(text: &str) {
+    on_stderr("warning", text);
 }
 
 /// Prints a note on stderr, in one line.

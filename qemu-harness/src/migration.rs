@@ -18,6 +18,7 @@ pub struct Transfer {
     direct_io: bool,
     zero_page_detection: Option<qmp::ZeroPageDetection>,
     max_bandwidth: u64,
+    background: bool,
 }
 
 /// What QEMU says about a transfer that is over.
@@ -84,6 +85,12 @@ impl Transfer {
         self
     }
 
+    /// With the capability `background-snapshot`: a guest that runs on, its memory as it was at the start.
+    pub fn background_snapshot(mut self) -> Self {
+        self.background = true;
+        self
+    }
+
     fn uri(&self) -> String {
         match self.offset {
             Some(offset) => format!("file:{},offset={offset}", self.path),
@@ -129,6 +136,9 @@ impl Guest {
         let mut capabilities = vec![on(qmp::MigrationCapability::mapped_ram)];
         if transfer.channels.is_some() {
             capabilities.push(on(qmp::MigrationCapability::multifd));
+        }
+        if transfer.background {
+            capabilities.push(on(qmp::MigrationCapability::background_snapshot));
         }
         self.execute(&qmp::migrate_set_capabilities { capabilities })?;
         self.execute(&qmp::migrate_set_parameters(qmp::MigrateSetParameters {

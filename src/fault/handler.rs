@@ -116,7 +116,12 @@ impl FaultHandler {
                  they are touched",
                 failure.what, counters.present, counters.lost, counters.missing
             );
-            return Err(Error::Io { file, operation, source: failure.again() });
+            let source = failure.again();
+            return Err(if source.kind() == std::io::ErrorKind::UnexpectedEof {
+                Error::Damaged { file, what: format!("{operation}: {source}") }
+            } else {
+                Error::Io { file, operation, source }
+            });
         }
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled { file });

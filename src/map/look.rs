@@ -2,7 +2,6 @@
 //!
 //! Everything is read by `pread`, not through a mapping: a bad disk is an error then.
 
-use std::io;
 use std::ops::Range;
 
 use super::ahead::Ahead;
@@ -44,8 +43,7 @@ pub(super) fn not_zero(
         if got < window.len() {
             about.check_length(source)?;
             // It says that it ends here, and that it does not: what was not read must not show.
-            let error = io::ErrorKind::UnexpectedEof.into();
-            return Err(about.error(&format!("read stale bytes at offset {offset:#x}"), error));
+            return Err(about.cut(&format!("stale bytes at offset {offset:#x}")));
         }
         let mut from = at;
         let end = at + to_u64(window.len());

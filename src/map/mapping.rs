@@ -182,6 +182,17 @@ impl About {
         Ok(())
     }
 
+    /// The file ends inside `what`.
+    pub(super) fn cut(&self, what: &str) -> Error {
+        Error::Damaged {
+            file: self.file.clone(),
+            what: format!(
+                "block `{}`: the file was cut while it was read: it ends inside the {what}",
+                self.block
+            ),
+        }
+    }
+
     pub(super) fn error(&self, what: &str, error: io::Error) -> Error {
         Error::io(&self.file, format!("block `{}`: {what}", self.block), error)
     }

@@ -11,6 +11,7 @@ mod options;
 mod part;
 mod reader;
 mod tail;
+mod unmarked;
 mod verify;
 
 pub use block::Block;
@@ -21,4 +22,5 @@ pub use options::ReaderOptions;
 pub(crate) use part::BitmapPart;
 pub use reader::Reader;
 pub use tail::DeviceState;
+pub use unmarked::UnmarkedBlock;
 pub use verify::{BlockReport, Problem, VerifyOptions, VerifyReport};

@@ -105,7 +105,7 @@ impl Reader {
         &self.blocks
     }
 
-    /// The block with this idstr.
+    /// The block with this idstr. Looks at one block after the other: who wants many of many makes a map of [`blocks`](Self::blocks).
     pub fn block(&self, idstr: &str) -> Option<&Block> {
         self.blocks.iter().find(|block| block.idstr() == idstr)
     }

@@ -32,14 +32,17 @@ impl Reader {
     pub fn tail(&self) -> Result<Vec<u8>> {
         let (start, end) = self.tail_range();
         let length = end - start;
-        let mut bytes = Vec::new();
-        if length > MAX_TAIL || bytes.try_reserve_exact(to_usize(length)).is_err() {
+        if length > MAX_TAIL {
             return Err(Error::Unsupported {
                 file: self.file().to_owned(),
                 what: format!(
                     "the tail at offset {start:#x} has {length} bytes; at most {MAX_TAIL} are taken into memory"
                 ),
             });
+        }
+        let mut bytes = Vec::new();
+        if bytes.try_reserve_exact(to_usize(length)).is_err() {
+            return Err(Error::no_memory(self.file(), length, "the tail"));
         }
         bytes.resize(to_usize(length), 0);
         self.shared().read_exactly(start, &mut bytes)?;

@@ -3,7 +3,7 @@
 //! Opening proved the structure: every range lies inside the file and none overlap. Here everything else is looked at
 //! that can be known without the guest: that each page that is marked present can be read, that none of them stands in
 //! a hole of the file (what a full disk leaves behind when nobody looks at short writes), and that the tail's sections
-//! follow each other up to the file's end.
+//! follow each other up to the end of the stream. What the format allows and nobody means, such as bytes behind that end, is a warning.
 //!
 //! What no reader can know is whether a page holds the right bytes: the format has no checksums.
 
@@ -92,6 +92,8 @@ pub struct VerifyReport {
     pub blocks: Vec<BlockReport>,
     /// What makes the file damaged or incomplete; empty for a sound one.
     pub problems: Vec<Problem>,
+    /// What is right by the format, and most likely not what was meant. Whoever loads the file gets all that it says.
+    pub warnings: Vec<Problem>,
     /// How many bytes stand behind the last block's pages.
     pub tail_bytes: u64,
     /// How many devices have their state in the tail.
@@ -112,6 +114,18 @@ pub struct BlockReport {
     pub present_zero: u64,
     /// How many present pages stand wholly in holes of the file.
     pub present_in_holes: u64,
+    /// How many bytes that are not zeros stand in the pages' rooms, where no page is present ([`Reader::unmarked_blocks`]); 0 where
+    /// any is, since a live save leaves stale bytes beside them.
+    pub unmarked_bytes: u64,
+}
+
+impl VerifyReport {
+    /// Whether the file holds pages, and marks not a single one of any block as present: its bitmaps were most likely never written
+    /// ([`Reader::unmarked_blocks`]).
+    pub fn is_unmarked(&self) -> bool {
+        self.blocks.iter().all(|block| block.present == 0)
+            && self.blocks.iter().any(|block| block.unmarked_bytes > 0)
+    }
 }
 
 /// Something wrong with a file.
@@ -160,9 +174,22 @@ impl Reader {
             }
             report.blocks.push(found);
         }
+        self.find_unmarked(&options, &mut report)?;
         self.read_pages(&mut options, &mut report)?;
         self.verify_tail(&mut report)?;
         Ok(report)
+    }
+
+    fn find_unmarked(&self, options: &VerifyOptions<'_>, report: &mut VerifyReport) -> Result<()> {
+        for (index, unmarked) in self.unmarked_by_index(&options.cancel)? {
+            report.blocks[index].unmarked_bytes = unmarked.bytes;
+            report.warnings.push(Problem {
+                what: unmarked.what(),
+                offset: unmarked.offset,
+                block: Some(unmarked.idstr),
+            });
+        }
+        Ok(())
     }
 
     /// Reads every present page once and counts those that are zeros.
@@ -212,7 +239,10 @@ impl Reader {
         report.tail_bytes = end - start;
         let bytes = self.tail()?;
         match self.parse_tail(&bytes) {
-            Ok(tail) => report.devices = tail.devices().len(),
+            Ok(tail) => {
+                report.devices = tail.devices().len();
+                report.warnings.extend(bytes_behind(&bytes, tail.length(), start));
+            }
             Err(Error::Decode { source, .. }) => report.problems.push(Problem {
                 block: None,
                 offset: source.offset(),
@@ -222,6 +252,23 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// What stands behind the end of the stream, at `end` of the tail, which begins at `start` of the file. Zeros are padding.
+fn bytes_behind(tail: &[u8], end: usize, start: u64) -> Option<Problem> {
+    let behind = &tail[end..];
+    if Detector::best().is_zero_slice(behind) {
+        return None;
+    }
+    Some(Problem {
+        block: None,
+        offset: start + to_u64(end),
+        what: format!(
+            "{} bytes stand behind the end of the stream, and not all are zeros: they belong to nothing, perhaps a longer file stood \
+             here before",
+            behind.len()
+        ),
+    })
 }
 
 #[derive(Default)]
@@ -282,7 +329,13 @@ impl Worker for VerifyWorker {
     fn run(&mut self, batch: VerifyBatch, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
         let VerifyBatch { name, present, page_size, pages_offset, pages, zeros } = batch;
         let detector = Detector::best();
-        self.buffer.resize(to_usize(CHUNK), 0);
+        if self.buffer.is_empty() {
+            let length = to_usize(CHUNK);
+            self.buffer.try_reserve_exact(length).map_err(|error| {
+                WorkError::Other(format!("get {length} bytes of memory to read into: {error}").into())
+            })?;
+            self.buffer.resize(length, 0);
+        }
         let mut read = 0;
         for run in present.runs_within(pages.clone()) {
             let (mut at, end) = (run.start * page_size, run.end * page_size);

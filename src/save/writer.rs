@@ -138,15 +138,21 @@ impl<'a> Writer<'a> {
             .zip(&memory)
             .map(|(block, memory)| {
                 let pages = if block.is_left_out() { 0 } else { block.pages() };
-                Arc::new(BlockState {
+                let bitmap = || {
+                    SharedBitmap::try_new(pages).ok_or_else(|| {
+                        let what = format!("the bitmap of block `{}`", block.idstr());
+                        Error::no_memory(&file, pages.div_ceil(64) * 8, &what)
+                    })
+                };
+                Ok(Arc::new(BlockState {
                     name: Arc::from(block.idstr()),
                     pages_offset: block.pages_offset(),
                     is_fresh: memory.is_fresh,
-                    present: SharedBitmap::new(pages),
-                    seen: storage.holds_old_bytes().then(|| SharedBitmap::new(pages)),
-                })
+                    present: bitmap()?,
+                    seen: storage.holds_old_bytes().then(bitmap).transpose()?,
+                }))
             })
-            .collect();
+            .collect::<Result<_>>()?;
 
         let seen = memory.len();
         let mut writer = Self {

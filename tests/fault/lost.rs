@@ -175,7 +175,9 @@ fn a_cut_file_is_an_error_with_its_offset() {
     let handler = start(FaultOptions::new().fill(Fill::Nothing), &reader, &memory, PAGE);
     assert!(is_readable(&memory, 9 * PAGE));
     assert!(!is_readable(&memory, 10 * PAGE));
-    let text = handler.wait().unwrap_err().to_string();
+    let error = handler.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Damaged);
+    let text = error.to_string();
     assert!(
         text.contains(&format!("{:#x}", offset + 10 * PAGE as u64 + 5)) && text.contains("ends here"),
         "{text}"

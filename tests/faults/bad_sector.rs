@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use mapped_ram::storage::{FileSource, IoMode, Source};
 use mapped_ram::{
-    Destination, Error, LoadOptions, LoadState, LoadTarget, RamBlock, ReaderOptions, SaveOptions,
+    Destination, Error, ErrorKind, LoadOptions, LoadState, LoadTarget, RamBlock, ReaderOptions, SaveOptions,
+    VerifyOptions,
 };
 use multifd_pool::{Channel, IoVec, ReadPiece};
 
@@ -170,6 +171,12 @@ fn a_file_that_was_cut_is_an_error_where_it_ends() {
         let target = LoadTarget::new(block, &mut back[skip..][..memories[0].len()], Destination::Used);
         let error = LoadOptions::new().channels(1).io_mode(mode).load(&mut [target]).unwrap_err();
         let text = error.to_string();
+        // Whoever reads it says the same of it.
+        let of_block = block.read_at(0, &mut vec![0; memories[0].len()]).unwrap_err();
+        let verified = reader.verify(VerifyOptions::new().channels(1).io_mode(mode)).unwrap_err();
+        for error in [&error, &of_block, &verified] {
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{mode}: {error}");
+        }
         let Error::Load { source, .. } = error else { panic!("{text}") };
         let Error::Transfer { source, .. } = *source else { panic!("{text}") };
         assert_eq!(source.source.kind(), io::ErrorKind::UnexpectedEof, "{mode}: {text}");

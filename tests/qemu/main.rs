@@ -3,6 +3,7 @@
 //! Without a QEMU of 9.0 or later these tests say so on stderr and check nothing; with `MAPPED_RAM_REQUIRE_QEMU=1` its
 //! absence is a failure. `scripts/install-qemu` installs it.
 
+mod background_snapshot;
 mod contrast;
 mod full_disk;
 mod ours_into_qemu;
@@ -70,7 +71,8 @@ fn ram_block(reader: &Reader, length: usize) -> String {
 }
 
 fn expect_sound(reader: &Reader) {
-    assert_eq!(reader.verify(VerifyOptions::new()).unwrap().problems, [], "{}", reader.file());
+    let report = reader.verify(VerifyOptions::new()).unwrap();
+    assert_eq!((report.problems, report.warnings), (vec![], vec![]), "{}", reader.file());
 }
 
 fn read(path: &Path) -> Vec<u8> {

@@ -1,9 +1,11 @@
 //! `mapped-ram compare`.
 
+use std::collections::HashMap;
+
 use mapped_ram::{Block, Cancel, Reader};
 
+use super::open;
 use super::tally::Tally;
-use super::{block_named, open};
 use crate::args::CompareArgs;
 use crate::chunks;
 use crate::exit::{Outcome, Problem};
@@ -14,16 +16,17 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let one = open(&args.one, args.offset_a)?;
     let two = open(&args.two, args.offset_b)?;
+    let (in_one, in_two) = (by_name(&one), by_name(&two));
     let mut same = true;
     for block in one.blocks() {
-        if let Some(other) = of_same_name(&two, block) {
+        if let Some(other) = in_two.get(block.layout().idstr_bytes()) {
             same &= compare_blocks(block, other, args, &cancel)?;
         } else {
             say::line(&format!("{}: only in {}", block.idstr(), one.file()))?;
             same = false;
         }
     }
-    for block in two.blocks().iter().filter(|block| of_same_name(&one, block).is_none()) {
+    for block in two.blocks().iter().filter(|block| !in_one.contains_key(block.layout().idstr_bytes())) {
         say::line(&format!("{}: only in {}", block.idstr(), two.file()))?;
         same = false;
     }
@@ -32,8 +35,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     Ok(if same && tails { Outcome::Good } else { Outcome::Differs })
 }
 
-fn of_same_name<'r>(reader: &'r Reader, block: &Block) -> Option<&'r Block> {
-    block_named(reader, block.layout().idstr_bytes())
+/// The blocks by their names, of which no two in a file are the same.
+fn by_name(reader: &Reader) -> HashMap<&[u8], &Block> {
+    reader.blocks().iter().map(|block| (block.layout().idstr_bytes(), block)).collect()
 }
 
 fn compare_blocks(one: &Block, two: &Block, args: &CompareArgs, cancel: &Cancel) -> Result<bool, Problem> {
@@ -47,7 +51,7 @@ fn compare_blocks(one: &Block, two: &Block, args: &CompareArgs, cancel: &Cancel)
         say::line(&format!("{name}: {}", if same { "left out of both" } else { "left out of one" }))?;
         return Ok(same);
     }
-    let tally = Tally::new(one)?;
+    let tally = Tally::new(one, &args.one)?;
     // Asked for once, before many threads do.
     two.bitmap()?;
     let bar = progress::bar("compare", one.used_length());
@@ -57,7 +61,8 @@ fn compare_blocks(one: &Block, two: &Block, args: &CompareArgs, cancel: &Cancel)
         if !chunks::any_present(one, offset, here)? && !chunks::any_present(two, offset, here)? {
             return Ok(());
         }
-        let (mut first, mut second) = (vec![0; length], vec![0; length]);
+        let mut first = chunks::buffer(&args.one, length)?;
+        let mut second = chunks::buffer(&args.two, length)?;
         one.read_at(offset, &mut first)?;
         two.read_at(offset, &mut second)?;
         tally.count(&first, &second, offset);

@@ -1,17 +1,19 @@
 //! `mapped-ram copy`.
 
+use std::path::Path;
+
 use indicatif::ProgressBar;
-use mapped_ram::{Block, Bridge, RamBlock, Reader, Tail, Writer};
+use mapped_ram::{Block, Bridge, Cancel, RamBlock, Reader, Tail, Writer};
 use rayon::prelude::*;
 
 use super::summary::{Pages, tell};
 use super::{begin, open, write_options};
 use crate::args::{CopyArgs, ZeroDetection};
-use crate::chunks::{CHUNK, any_present};
+use crate::chunks::{CHUNK, any_present, make_room, threads};
 use crate::exit::{Outcome, Problem};
 use crate::files::expect_another;
-use crate::progress;
 use crate::signals::interruptible;
+use crate::{progress, say};
 
 /// How much is read, then written, at a time, in bytes: some chunks for each channel, and small beside any guest.
 const WINDOW: u64 = 32 << 20;
@@ -37,6 +39,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     }
     // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
     reader.devices()?;
+    look_for_unmarked(&reader, args.discard_unmarked, &cancel)?;
     // A copy is made to be small, as a rule.
     let bridge = args.write.bridge.unwrap_or(Bridge::None);
     let options = write_options(&args.write, &cancel).bridge(bridge).head_of(reader.layout());
@@ -45,7 +48,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     let writes_all = args.write.zero_detection == ZeroDetection::None;
     let bar = progress::bar("copy", held().map(|(_, block)| block.used_length()).sum());
     for (index, block) in held() {
-        copy_block(&mut writer, index, block, writes_all, &bar)?;
+        copy_block(&mut writer, index, (block, &args.input), writes_all, &bar)?;
     }
     bar.finish_and_clear();
     let report = writer.finish(&Tail::copied_from(&reader))?;
@@ -66,6 +69,25 @@ fn count(reader: &Reader, written: u64, writes_all: bool) -> Result<Pages, Probl
     Ok(Pages { written, zero: pages.saturating_sub(written), untouched })
 }
 
+/// Warns of blocks whose pages stand in the file without being marked: a copy has zeros there. Where that goes for the whole guest
+/// nobody can mean it, and IN may be the only place where the pages are.
+fn look_for_unmarked(reader: &Reader, discard: bool, cancel: &Cancel) -> Result<(), Problem> {
+    let unmarked = reader.unmarked_blocks(cancel)?;
+    for block in &unmarked {
+        say::warning(&format!("{}: {block}", reader.file()));
+    }
+    let mut present = reader.blocks().iter().filter(|block| !block.is_left_out()).map(Block::present_pages);
+    if unmarked.is_empty() || discard || present.any(|pages| pages.is_ok_and(|pages| pages > 0)) {
+        return Ok(());
+    }
+    Err(Problem::Unsupported {
+        file: reader.file().to_owned(),
+        what: "not copied: none of its pages is marked present, so the copy would lose all that stand there. Keep this file, and save \
+               the guest again without background-snapshot; --discard-unmarked copies it all the same, without them"
+            .to_owned(),
+    })
+}
+
 /// The same blocks once more, their memory not in this process.
 fn blocks_of<'m>(reader: &Reader) -> Vec<RamBlock<'m>> {
     let again = |block: &Block| {
@@ -82,7 +104,7 @@ fn blocks_of<'m>(reader: &Reader) -> Vec<RamBlock<'m>> {
 fn copy_block(
     writer: &mut Writer<'_>,
     index: usize,
-    block: &Block,
+    (block, input): (&Block, &Path),
     writes_all: bool,
     bar: &ProgressBar,
 ) -> Result<(), Problem> {
@@ -93,11 +115,13 @@ fn copy_block(
         let length = window.min(block.used_length() - offset);
         if writes_all || any_present(block, offset, length)? {
             // At most the larger of `WINDOW` and `MAX_PAGE`.
-            buffer.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
-            buffer
-                .par_chunks_mut(CHUNK)
-                .enumerate()
-                .try_for_each(|(piece, bytes)| block.read_at(offset + (piece * CHUNK) as u64, bytes))?;
+            make_room(&mut buffer, input, usize::try_from(length).unwrap_or(usize::MAX))?;
+            threads()?.install(|| {
+                buffer
+                    .par_chunks_mut(CHUNK)
+                    .enumerate()
+                    .try_for_each(|(piece, bytes)| block.read_at(offset + (piece * CHUNK) as u64, bytes))
+            })?;
             writer.write_from(index, offset, &buffer)?;
         }
         bar.inc(length);

@@ -38,7 +38,7 @@ fn open_args(args: &ReadArgs) -> Result<Reader, Problem> {
 
 /// The block that is called `name`, byte for byte; if there is none, an error that says which there are.
 fn find_block<'r>(reader: &'r Reader, name: &[u8]) -> Result<&'r Block, Problem> {
-    block_named(reader, name).ok_or_else(|| {
+    reader.blocks().iter().find(|block| block.layout().idstr_bytes() == name).ok_or_else(|| {
         let names: Vec<_> = reader.blocks().iter().map(|block| format!("`{}`", block.idstr())).collect();
         Problem::Usage(format!(
             "{} has no block `{}`; it has {}",
@@ -47,10 +47,6 @@ fn find_block<'r>(reader: &'r Reader, name: &[u8]) -> Result<&'r Block, Problem>
             names.join(", ")
         ))
     })
-}
-
-fn block_named<'r>(reader: &'r Reader, name: &[u8]) -> Option<&'r Block> {
-    reader.blocks().iter().find(|block| block.layout().idstr_bytes() == name)
 }
 
 /// What `save` and `copy` have in common.

@@ -1,6 +1,8 @@
 //! Which pages of two memories differ, counted by several threads.
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use mapped_ram::{Block, PageBitmap};
@@ -25,13 +27,21 @@ impl Tally {
     /// For the pages of `block`, none of which differs yet.
     ///
     /// Reads the block's bitmap, so that a block too large for this machine is refused before as much is taken here.
-    pub(super) fn new(block: &Block) -> Result<Self, Problem> {
+    pub(super) fn new(block: &Block, path: &Path) -> Result<Self, Problem> {
         block.bitmap()?;
-        Ok(Self::with_pages(block.page_size(), block.pages()))
+        let Some(pages) = PageBitmap::try_new(block.pages()) else {
+            let what = format!(
+                "block `{}`: get {} bytes of memory to count its pages in",
+                block.idstr(),
+                block.pages() / 8
+            );
+            return Err(Problem::io(path, what, io::ErrorKind::OutOfMemory.into()));
+        };
+        Ok(Self::with_pages(block.page_size(), pages))
     }
 
-    fn with_pages(page_size: u64, pages: u64) -> Self {
-        Self { page_size, found: Mutex::new(Found { pages: PageBitmap::new(pages), first_byte: u64::MAX }) }
+    fn with_pages(page_size: u64, pages: PageBitmap) -> Self {
+        Self { page_size, found: Mutex::new(Found { pages, first_byte: u64::MAX }) }
     }
 
     /// Compares what stands at `offset` of both; a page may come in several pieces.
@@ -87,7 +97,7 @@ impl Tally {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Tally;
+    use super::{PageBitmap, Tally};
 
     proptest! {
         #[test]
@@ -102,7 +112,7 @@ mod tests {
             for at in &changed {
                 two[*at] = 1;
             }
-            let tally = Tally::with_pages(page as u64, (4096 / page) as u64);
+            let tally = Tally::with_pages(page as u64, PageBitmap::new((4096 / page) as u64));
             for (index, (one, two)) in one.chunks(piece).zip(two.chunks(piece)).enumerate() {
                 tally.count(one, two, (index * piece) as u64);
             }
@@ -119,7 +129,7 @@ mod tests {
 
     #[test]
     fn runs_are_named_and_the_rest_is_counted() {
-        let tally = Tally::with_pages(1, 40);
+        let tally = Tally::with_pages(1, PageBitmap::new(40));
         let two: Vec<u8> = (0..40).map(|at| u8::from(at % 4 != 0)).collect();
         tally.count(&[0; 40], &two, 0);
         let (_, text) = tally.result();

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome, Problem> {
     let report = reader.verify(options)?;
     bar.finish_and_clear();
     tell(&reader, &report)?;
-    if !report.problems.is_empty() {
+    if !report.problems.is_empty() || report.is_unmarked() {
         return Ok(Outcome::Damaged);
     }
     let mut outcome = Outcome::Good;
@@ -49,10 +49,18 @@ fn tell(reader: &Reader, report: &VerifyReport) -> Result<(), Problem> {
         ))?;
     }
     say::line(&format!("tail: {} bytes, {} devices", report.tail_bytes, report.devices))?;
+    for warning in &report.warnings {
+        say::warning(&format!("{}: {warning}", reader.file()));
+    }
     for problem in &report.problems {
         say::error(&format!("{}: {problem}", reader.file()));
     }
-    if report.problems.is_empty() {
+    if report.is_unmarked() {
+        say::error(&format!(
+            "{}: its pages are lost to whoever loads it, for none of any block is marked present",
+            reader.file()
+        ));
+    } else if report.problems.is_empty() {
         say::line(&format!("{}: sound", reader.file()))?;
     }
     Ok(())
@@ -73,11 +81,20 @@ fn is_same(reader: &Reader, named: &NamedFile, cancel: &Cancel) -> Result<bool, 
         ))?;
         return Ok(false);
     }
-    let tally = Tally::new(block)?;
+    let tally = Tally::new(block, path)?;
     let bar = progress::bar("compare", length);
     let cancelled = || Problem::cancelled(path);
     chunks::for_each(length, cancel, &bar, cancelled, |offset, length| {
-        let (mut one, mut two) = (vec![0; length], vec![0; length]);
+        // Absent pages against a hole: zeros both.
+        let here = length as u64;
+        let has_data = || {
+            chunks::any_data(&file, offset, here)
+                .map_err(|error| Problem::io(path, format!("look for data at offset {offset:#x}"), error))
+        };
+        if !chunks::any_present(block, offset, here)? && !has_data()? {
+            return Ok(());
+        }
+        let (mut one, mut two) = (chunks::buffer(path, length)?, chunks::buffer(path, length)?);
         block.read_at(offset, &mut one)?;
         file.read_exact_at(&mut two, offset).map_err(|error| {
             Problem::io(path, format!("read {length} bytes at offset {offset:#x}"), error)
