@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::memory::Kind;
 use crate::saved::{Layout, Pattern};
 use crate::worker::Job;
 
@@ -14,6 +15,8 @@ cargo bench --bench restore -- [OPTIONS]
   --pattern LIST   dense, half, five, alternating [dense]
   --layout LIST    bridged (as a save writes by default), holes (every zero page a hole, as QEMU writes) [bridged]
   --cache LIST     warm (the file is in the page cache), cold (it is not; only root can see to that) [warm,cold]
+  --memory LIST    fresh (huge pages of whoever has none yet, which a virtual machine may have to ask its host for), pool (of
+                   hugetlbfs, set aside beforehand: what a restore itself costs; only root can set it aside) [fresh]
   --gentle         cold: the file's bytes leave the page cache, but where they are on the disk stays known, and what other programs
                    have cached stays: steadier, and kinder to a machine that is shared
   --only LIST      contenders whose names contain one of these
@@ -48,6 +51,7 @@ pub(crate) struct Args {
     pub(crate) patterns: Vec<Pattern>,
     pub(crate) layouts: Vec<Layout>,
     pub(crate) caches: Vec<Cache>,
+    pub(crate) memory: Vec<Kind>,
     pub(crate) gentle: bool,
     pub(crate) only: Vec<String>,
     pub(crate) rounds: usize,
@@ -72,6 +76,7 @@ impl Args {
             patterns: vec![Pattern::Dense],
             layouts: vec![Layout::Bridged],
             caches: vec![Cache::Warm, Cache::Cold],
+            memory: vec![Kind::Fresh],
             gentle: false,
             only: Vec::new(),
             rounds: 5,
@@ -91,6 +96,7 @@ impl Args {
                 "--pattern" => args.patterns = list(&value()?)?,
                 "--layout" => args.layouts = list(&value()?)?,
                 "--cache" => args.caches = list(&value()?)?,
+                "--memory" => args.memory = list(&value()?)?,
                 "--gentle" => args.gentle = true,
                 "--only" => args.only = list(&value()?)?,
                 "--rounds" => {

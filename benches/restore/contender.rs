@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::Result;
 use crate::args::Cache;
 use crate::measure::{Sample, cpu_of, float};
-use crate::memory::Memory;
+use crate::memory::{Kind, Memory};
 use crate::saved::Saved;
 
 /// What one of ours, of the plain programs and of fio's jobs reads at a time.
@@ -123,11 +123,15 @@ impl Contender {
     }
 
     /// Loads once, in a program that is not this one.
-    pub(crate) fn run(self, saved: &Saved, qemu: Option<&Qemu>) -> Result<Sample> {
+    pub(crate) fn run(self, saved: &Saved, memory: Kind, qemu: Option<&Qemu>) -> Result<Sample> {
         match self {
             Self::Qemu { direct, channels } => {
                 let qemu = qemu.ok_or("there is no QEMU")?;
-                let object = format!("memory-backend-ram,id=ram0,size={}", saved.bytes);
+                let backend = match memory {
+                    Kind::Fresh => "memory-backend-ram",
+                    Kind::Pool => "memory-backend-memfd,share=off,hugetlb=on",
+                };
+                let object = format!("{backend},id=ram0,size={}", saved.bytes);
                 let builder = Guest::builder(qemu).memory(saved.bytes).machine("none,memory-backend=ram0");
                 let mut guest = builder.arg("-object").arg(&object).incoming().start()?;
                 let cpu = cpu_of(guest.pid())?;

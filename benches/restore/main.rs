@@ -34,6 +34,7 @@ use rand::seq::SliceRandom;
 use args::{Args, Cache, What};
 use contender::Contender;
 use measure::gib;
+use memory::{Kind, Pool};
 use report::{Case, Row};
 use saved::Saved;
 
@@ -75,10 +76,14 @@ fn measure_all(args: &Args) -> Result<()> {
                     let saved = Saved::new(&dir.path().join("guest.mram"), *size, *pattern, *layout)?;
                     let (pattern, layout) = (pattern.describe(), layout.describe());
                     let title = format!("{}, {pattern}, {layout}", measure::size(*size));
-                    for cache in &args.caches {
-                        let case = load_case(args, &saved, *cache, &title, qemu.as_ref())?;
-                        case.print(args.markdown);
-                        panels.push(case.bars());
+                    for memory in &args.memory {
+                        let _pool = if *memory == Kind::Pool { Some(Pool::of(*size)?) } else { None };
+                        for cache in &args.caches {
+                            let ground = Ground { saved: &saved, cache: *cache, memory: *memory };
+                            let case = load_case(args, &ground, &title, qemu.as_ref())?;
+                            case.print(args.markdown);
+                            panels.push(case.bars());
+                        }
                     }
                     fs::remove_file(&saved.path)?;
                 }
@@ -98,13 +103,21 @@ fn measure_all(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn load_case(args: &Args, saved: &Saved, cache: Cache, title: &str, qemu: Option<&Qemu>) -> Result<Case> {
+/// What every contender of a case begins with.
+struct Ground<'s> {
+    saved: &'s Saved,
+    cache: Cache,
+    memory: Kind,
+}
+
+fn load_case(args: &Args, ground: &Ground<'_>, title: &str, qemu: Option<&Qemu>) -> Result<Case> {
+    let Ground { saved, cache, memory } = *ground;
     let cache_is = match cache {
         Cache::Warm => "warm",
         Cache::Cold => "cold",
     };
     let mut case = Case {
-        title: format!("Load {title}, {cache_is}"),
+        title: format!("Load {title}, {cache_is}, into {}", memory.describe()),
         cache,
         bytes: saved.bytes,
         data_bytes: saved.data_bytes,
@@ -131,11 +144,11 @@ fn load_case(args: &Args, saved: &Saved, cache: Cache, title: &str, qemu: Option
             if row.failure.is_some() {
                 continue;
             }
-            prepare(saved, cache, args.test || args.gentle)?;
+            ground.prepare(args.test || args.gentle)?;
             let sample = if row.contender.is_worker() {
-                worker::run(row.contender, saved)
+                worker::run(row.contender, saved, memory)
             } else {
-                row.contender.run(saved, qemu)
+                row.contender.run(saved, memory, qemu)
             };
             let name = row.contender.name();
             match sample {
@@ -160,16 +173,21 @@ fn load_case(args: &Args, saved: &Saved, cache: Cache, title: &str, qemu: Option
     Ok(case)
 }
 
-/// The same ground for every run.
-fn prepare(saved: &Saved, cache: Cache, gentle: bool) -> Result<()> {
-    if cache == Cache::Cold {
-        // Others are at work beside a test: their caches are left alone.
-        saved.make_cold(!gentle)?;
+impl Ground<'_> {
+    /// The same for every run.
+    fn prepare(&self, gentle: bool) -> Result<()> {
+        if self.cache == Cache::Cold {
+            // Others are at work beside a test: their caches are left alone.
+            self.saved.make_cold(!gentle)?;
+        }
+        match self.memory {
+            // The guest, and what a channel and a program take.
+            Kind::Fresh => memory::touch(self.saved.bytes + (64 << 20), Kind::Fresh)?,
+            Kind::Pool => memory::touch(self.saved.bytes, Kind::Pool)?,
+        }
+        if self.cache == Cache::Warm {
+            self.saved.make_warm()?;
+        }
+        Ok(())
     }
-    // The guest, and what a channel and a program take.
-    memory::touch(saved.bytes + (64 << 20))?;
-    if cache == Cache::Warm {
-        saved.make_warm()?;
-    }
-    Ok(())
 }

@@ -11,7 +11,7 @@ use nix::unistd::syncfs;
 use qemu_harness::pattern;
 
 use crate::Result;
-use crate::memory::Memory;
+use crate::memory::{Kind, Memory};
 
 pub(crate) const PAGE: u64 = 4096;
 
@@ -106,7 +106,7 @@ pub(crate) struct Saved {
 impl Saved {
     /// Saves a guest of `bytes` bytes. As much memory is needed for as long as it takes.
     pub(crate) fn new(path: &Path, bytes: u64, pattern: Pattern, layout: Layout) -> Result<Self> {
-        let mut memory = Memory::new(bytes)?;
+        let mut memory = Memory::new(bytes, Kind::Fresh)?;
         memory.populate()?;
         pattern.fill(memory.bytes_mut());
         let bridge = if layout == Layout::Bridged { Bridge::Auto } else { Bridge::None };

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::args::Cache;
 use crate::contender::Contender;
 use crate::measure::{Sample, own_cpu};
-use crate::memory::Memory;
+use crate::memory::{Kind, Memory};
 use crate::saved::{PAGE, Saved};
 
 /// How much of what was loaded is compared with the file, evenly spread.
@@ -23,26 +23,28 @@ pub(crate) struct Job {
     contender: Contender,
     path: PathBuf,
     bytes: u64,
+    memory: Kind,
 }
 
 impl Job {
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> std::result::Result<Self, String> {
         let words: Vec<String> = words.collect();
-        let [name, path, bytes] = &words[..] else {
+        let [name, path, bytes, memory] = &words[..] else {
             return Err("--worker is for this program itself".to_owned());
         };
         let mut all = [Cache::Warm, Cache::Cold].into_iter().flat_map(Contender::all);
         let contender = all.find(|contender| contender.name() == *name);
         let contender = contender.ok_or_else(|| format!("no contender `{name}`"))?;
         let bytes = bytes.parse().map_err(|_| format!("{bytes} bytes"))?;
-        Ok(Self { contender, path: path.into(), bytes })
+        Ok(Self { contender, path: path.into(), bytes, memory: memory.parse()? })
     }
 }
 
 /// Lets a process load `saved` as `contender` does.
-pub(crate) fn run(contender: Contender, saved: &Saved) -> Result<Sample> {
+pub(crate) fn run(contender: Contender, saved: &Saved, memory: Kind) -> Result<Sample> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--worker", &contender.name()]).arg(&saved.path).arg(saved.bytes.to_string());
+    command.arg(memory.name());
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err(format!("its process ended with {}", output.status).into());
@@ -54,7 +56,7 @@ pub(crate) fn run(contender: Contender, saved: &Saved) -> Result<Sample> {
 
 /// Does the run and tells the figures.
 pub(crate) fn work(job: &Job) -> Result<()> {
-    let mut memory = Memory::new(job.bytes)?;
+    let mut memory = Memory::new(job.bytes, job.memory)?;
     let cpu = own_cpu()?;
     let began = Instant::now();
     job.contender.load(&job.path, &mut memory)?;
