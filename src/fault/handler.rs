@@ -94,8 +94,12 @@ impl FaultHandler {
     /// when the guest has touched every page of the file, or never.
     ///
     /// # Errors
-    /// When the channels are through and pages are missing because they could not be read: which one was first, and how many are there.
-    /// The handler serves on until it is dropped. When it was cancelled.
+    /// - When the channels are through and pages are missing because they could not be read: which one was first, and how many are there.
+    ///   The handler serves on until it is dropped.
+    /// - When the guest's process has ended and a page could not be filled before: it may have ended of that, by SIGBUS.
+    /// - When memory was poisoned that holds nothing of the file: it is registered, and the layout does not tell of it; or the system had
+    ///   no page of zeros for it. Also if all that the file holds is there.
+    /// - When it was cancelled.
     pub fn wait(&self) -> Result<FaultReport> {
         let is_stuck = |status: &Status| status.background_over && status.failure.is_some();
         let status = self.shared.wait_until(|status| {
@@ -105,7 +109,11 @@ impl FaultHandler {
         });
         let ending = status.ending;
         let counters = self.counters();
-        if let Some(ending @ (Ending::Complete | Ending::GuestGone)) = ending {
+        // If all is there, what could not be read at first was read later, or given up.
+        let is_well = status.failure.is_none() || (self.shared.is_complete() && !status.is_for_good);
+        if let Some(ending @ (Ending::Complete | Ending::GuestGone)) = ending
+            && is_well
+        {
             return Ok(FaultReport { ending, counters });
         }
         let file = self.shared.regions[0].pages.file.to_string();

@@ -132,7 +132,8 @@ impl Server {
                 self.shared.halt.cancel();
                 self.shared.tell(|status| status.background_over = true);
             }
-            if self.was_watched && self.watched.is_none() && matches!(self.shared.uffd.state(), Stop::Ended) {
+            let may_be_gone = is_rung || (self.was_watched && self.watched.is_none());
+            if may_be_gone && matches!(self.shared.uffd.state(), Stop::Ended) {
                 return Ok(Ending::GuestGone);
             }
         }
@@ -254,7 +255,7 @@ impl Server {
             Err(Stop::Ended) => return false,
             Err(Stop::Failed(errno)) => {
                 let what = format!("put zeros for block `{}`", shared.regions[index].pages.name);
-                shared.note(Failure { what, error: errno.into() });
+                shared.note_for_good(Failure { what, error: errno.into() });
                 shared.uffd.poison(address, size);
             }
         }
@@ -270,7 +271,7 @@ impl Server {
             _ => {
                 let what = format!("a page was touched at {page:#x}, which is in no memory that was told of");
                 let error = std::io::Error::new(std::io::ErrorKind::NotFound, "it is poisoned");
-                self.shared.note(Failure { what, error });
+                self.shared.note_for_good(Failure { what, error });
             }
         }
         true

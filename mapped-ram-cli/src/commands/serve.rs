@@ -109,6 +109,7 @@ fn serve_one(
     // What is lost is told at once; what is not is served to the end.
     if let Err(error) = &waited
         && !cancel.is_cancelled()
+        && !handler.is_over()
     {
         say::error(&error.to_string());
         while !handler.is_over() && !cancel.is_cancelled() {
