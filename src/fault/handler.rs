@@ -42,8 +42,12 @@ pub struct FaultHandler {
 }
 
 impl FaultHandler {
-    pub(super) fn new(shared: Arc<Shared>, server: JoinHandle<()>, cancel: multifd_pool::Cancel) -> Self {
-        Self { shared, server: Some(server), feeder: None, cancel }
+    pub(super) fn new(shared: Arc<Shared>, cancel: multifd_pool::Cancel) -> Self {
+        Self { shared, server: None, feeder: None, cancel }
+    }
+
+    pub(super) fn serve(&mut self, server: JoinHandle<()>) {
+        self.server = Some(server);
     }
 
     pub(super) fn feed(&mut self, feeder: JoinHandle<()>) {
