@@ -103,6 +103,7 @@ impl FaultHandler {
     /// - When the guest's process has ended and a page could not be filled before: it may have ended of that, by SIGBUS.
     /// - When memory was poisoned that holds nothing of the file: it is registered, and the layout does not tell of it; or the system had
     ///   no page of zeros for it. Also if all that the file holds is there.
+    /// - When none of the memory that another process told of is registered with its descriptor.
     /// - When it was cancelled.
     pub fn wait(&self) -> Result<FaultReport> {
         let is_stuck = |status: &Status| status.background_over && status.failure.is_some();
@@ -122,7 +123,7 @@ impl FaultHandler {
         }
         let file = self.shared.regions[0].pages.file.to_string();
         if let Some(failure) = &status.failure {
-            let there = counters.present - counters.missing - counters.lost;
+            let there = counters.on_demand + counters.in_background + counters.already_there;
             let operation = format!(
                 "{}; of {} pages {there} are there, {} are lost (touching them raises SIGBUS), {} are missing and tried again when \
                  they are touched",

@@ -232,6 +232,34 @@ fn memory_that_nobody_told_of_is_a_failure() {
     assert_eq!(handler.stop().ending, Ending::Complete);
 }
 
+/// Addresses of something else, or of nothing: the guest's own memory would never be served, and nobody would know.
+#[test]
+fn a_layout_of_other_memory_is_a_failure() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    save(&path, &[("ram0", &pages())]);
+    for is_mapped in [true, false] {
+        let memory = Memory::new(Kind::Memfd, PAGES * PAGE).unwrap();
+        let other = Memory::new(Kind::Private, PAGES * PAGE).unwrap();
+        // SAFETY: mapped for this, and touched through raw pointers only.
+        let fd = unsafe { register(&regions(&memory), false) }.unwrap();
+        let mut told = regions(&other);
+        if !is_mapped {
+            // Where the kernel maps nothing by itself.
+            for region in &mut told {
+                region.base_host_virt_addr = 0x10_0000 + region.offset;
+            }
+        }
+        let handler = FaultOptions::new().channels(2).serve(&open(&path), Received::new(fd, told)).unwrap();
+        let error = handler.wait().unwrap_err().to_string();
+        for part in ["of 100 pages 0 are there", "none of it is registered with the descriptor"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        drop(handler);
+        assert_eq!(other.read(3 * PAGE), 0);
+    }
+}
+
 /// A handler that is killed leaves who touches a missing page waiting, as long as the descriptor is open; another one goes on.
 #[test]
 fn another_handler_goes_on_for_one_that_was_killed() {
