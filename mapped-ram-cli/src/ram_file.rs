@@ -122,6 +122,13 @@ impl<'b> GuestRam<'b> {
         }
     }
 
+    /// Device and number of the file: the same for every path that leads to it.
+    pub(crate) fn identity(&self) -> Result<(u64, u64), Problem> {
+        let about =
+            self.file.metadata().map_err(|error| Problem::io(&self.path, "look at the file", error))?;
+        Ok((about.dev(), about.ino()))
+    }
+
     /// Gives up what the file holds; then it is ready to be filled.
     pub(crate) fn target(&mut self) -> Result<LoadTarget<'_>, Problem> {
         self.is_changed = true;

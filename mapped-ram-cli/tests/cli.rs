@@ -518,6 +518,36 @@ fn a_restore_that_cannot_be_leaves_files_as_they_were() {
     assert!(!new.exists());
 }
 
+/// Two blocks in one file would be a mixture of both, by whatever paths it is named, and whether it is there or not.
+#[test]
+fn two_blocks_never_go_into_one_file() {
+    let dir = dir();
+    let (ram, before) = ram_file(&dir, "ram", &[1, 0, 2]);
+    let two = dir.path().join("two.mram");
+    let named = |name: &str| format!("{name}={}", text(&ram));
+    expect(0, &["save", "--ram", &named("a"), "--ram", &named("b"), text(&two)]);
+    let folder = dir.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    let (here, new) = (dir.path().join("here"), dir.path().join("new"));
+    std::os::unix::fs::symlink(dir.path(), &here).unwrap();
+    let hard = dir.path().join("hard");
+    fs::hard_link(&ram, &hard).unwrap();
+    for (one, other) in [
+        (&new, new.clone()),
+        (&new, folder.join("../new")),
+        (&new, here.join("new")),
+        (&ram, ram.clone()),
+        (&ram, folder.join("../ram")),
+        (&ram, hard),
+    ] {
+        let arguments = ["--block", "a", "--into", text(one), "--block", "b", "--into", text(&other)];
+        let (_, err) = expect(2, &[&["restore", text(&two)], &arguments[..]].concat());
+        assert!(err.contains("once only") && !err.contains("half"), "{err}");
+        assert!(!new.exists(), "{}", other.display());
+        assert!(fs::read(&ram).unwrap() == before);
+    }
+}
+
 #[test]
 fn a_restore_that_fails_half_way_says_which_memory_is_spoilt() {
     let dir = dir();

@@ -14,11 +14,15 @@ use std::ptr::NonNull;
 
 use mapped_ram::WorkingSet;
 use mapped_ram::fault::{GuestRegion, register, send};
-use nix::libc::c_void;
+use nix::libc::{self, c_void};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::{PAGE, command, dir, expect, saved, text, with_signals};
+
+/// How long the command may take to say a word, in milliseconds: on a machine that is busy with other things.
+const PATIENCE: u16 = 60_000;
 
 /// Memory that a command fills.
 struct Guest {
@@ -148,6 +152,51 @@ fn many_guests_are_served_until_an_interruption() {
     interrupt(&child);
     end(child, 130);
     assert!(!socket.exists());
+}
+
+/// How many descriptors a process may have; gives how many it might have before.
+fn limit_descriptors(process: &Child, most: u64) -> u64 {
+    let pid = process.id().try_into().unwrap();
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: reads the limits into what is ours.
+    assert_eq!(unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) }, 0);
+    let limits = libc::rlimit { rlim_cur: most, ..before };
+    // SAFETY: only reads what is ours.
+    let done = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limits, std::ptr::null_mut()) };
+    assert_eq!(done, 0);
+    before.rlim_cur
+}
+
+/// One guest too many waits, and neither it nor those that are served are lost.
+#[test]
+fn guests_wait_while_there_are_too_many() {
+    let dir = dir();
+    let (file, _) = saved(&dir, "guest", &[7; 50]);
+    let socket = dir.path().join("socket");
+    let mut child = serve(&["--socket", text(&socket), text(&file), "--keep", "--fill", "none"]);
+    let first = Guest::connect(&socket, 50, None);
+    assert_eq!(first.read(0), 7);
+    let descriptors = format!("/proc/{}/fd", child.id());
+    let free = (0..1024).find(|number| !Path::new(&descriptors).join(number.to_string()).exists()).unwrap();
+    let before = limit_descriptors(&child, free);
+
+    let second = Guest::connect(&socket, 50, None);
+    let stderr = child.stderr.as_mut().unwrap();
+    let mut ready = [PollFd::new(stderr.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut ready, PATIENCE).unwrap() == 0 {
+        // First: what is on its way to it holds the second guest's descriptor, and memory that nobody serves cannot be unmapped.
+        child.kill().unwrap();
+        panic!("nothing is said of the second guest");
+    }
+    let mut line = String::new();
+    BufReader::new(stderr).read_line(&mut line).unwrap();
+    assert!(line.contains("waits until one has ended") && line.contains("os error 24"), "{line}");
+    assert_eq!(first.read(1), 7);
+
+    limit_descriptors(&child, before);
+    assert_eq!(second.read(2), 7);
+    interrupt(&child);
+    end(child, 130);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use multifd_pool::{Channel, ChannelContext, Pool, WorkError, Worker};
+use multifd_pool::{Channel, ChannelContext, Pool, PoolError, WorkError, Worker};
 
 use super::pages::Scratch;
 use super::shared::{Failure, Put, Shared};
@@ -60,11 +60,13 @@ pub(super) fn begin(shared: &Arc<Shared>, plan: Plan) -> Result<JoinHandle<()>> 
         .name("mapped-ram-feed".into())
         .spawn(move || {
             feed(&feeding, &pool, &plan);
-            if let Err(error) = pool.finish()
-                && !feeding.halt.is_cancelled()
-            {
-                let error = std::io::Error::other(error.to_string());
-                feeding.note(Failure { what: "fill memory in the background".into(), error });
+            match pool.finish() {
+                // They were told to end, or the guest's process has ended: no failure of theirs.
+                Ok(_) | Err(PoolError::Cancelled) => {}
+                Err(error) => {
+                    let error = std::io::Error::other(error.to_string());
+                    feeding.note(Failure { what: "fill memory in the background".into(), error });
+                }
             }
             feeding.tell(|status| status.background_over = true);
         })
@@ -168,7 +170,11 @@ impl Filler {
         debug_assert_eq!(bytes.len(), to_usize(count * region.unit));
         match shared.put_patiently(index, units.start, bytes, &shared.counters.in_background) {
             Put::Done => Ok(()),
-            Put::Ended => Err(WorkError::Cancelled),
+            Put::Ended => {
+                // The thread of faults looks whether that is so, and ends.
+                shared.ring();
+                Err(WorkError::Cancelled)
+            }
             Put::Again(done) => {
                 shared.give_back(index, units.start + done, count - done, None);
                 Err(WorkError::Cancelled)

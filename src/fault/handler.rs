@@ -42,8 +42,12 @@ pub struct FaultHandler {
 }
 
 impl FaultHandler {
-    pub(super) fn new(shared: Arc<Shared>, server: JoinHandle<()>, cancel: multifd_pool::Cancel) -> Self {
-        Self { shared, server: Some(server), feeder: None, cancel }
+    pub(super) fn new(shared: Arc<Shared>, cancel: multifd_pool::Cancel) -> Self {
+        Self { shared, server: None, feeder: None, cancel }
+    }
+
+    pub(super) fn serve(&mut self, server: JoinHandle<()>) {
+        self.server = Some(server);
     }
 
     pub(super) fn feed(&mut self, feeder: JoinHandle<()>) {
@@ -94,8 +98,13 @@ impl FaultHandler {
     /// when the guest has touched every page of the file, or never.
     ///
     /// # Errors
-    /// When the channels are through and pages are missing because they could not be read: which one was first, and how many are there.
-    /// The handler serves on until it is dropped. When it was cancelled.
+    /// - When the channels are through and pages are missing because they could not be read: which one was first, and how many are there.
+    ///   The handler serves on until it is dropped.
+    /// - When the guest's process has ended and a page could not be filled before: it may have ended of that, by SIGBUS.
+    /// - When memory was poisoned that holds nothing of the file: it is registered, and the layout does not tell of it; or the system had
+    ///   no page of zeros for it. Also if all that the file holds is there.
+    /// - When none of the memory that another process told of is registered with its descriptor.
+    /// - When it was cancelled.
     pub fn wait(&self) -> Result<FaultReport> {
         let is_stuck = |status: &Status| status.background_over && status.failure.is_some();
         let status = self.shared.wait_until(|status| {
@@ -105,12 +114,16 @@ impl FaultHandler {
         });
         let ending = status.ending;
         let counters = self.counters();
-        if let Some(ending @ (Ending::Complete | Ending::GuestGone)) = ending {
+        // If all is there, what could not be read at first was read later, or given up.
+        let is_well = status.failure.is_none() || (self.shared.is_complete() && !status.is_for_good);
+        if let Some(ending @ (Ending::Complete | Ending::GuestGone)) = ending
+            && is_well
+        {
             return Ok(FaultReport { ending, counters });
         }
         let file = self.shared.regions[0].pages.file.to_string();
         if let Some(failure) = &status.failure {
-            let there = counters.present - counters.missing - counters.lost;
+            let there = counters.on_demand + counters.in_background + counters.already_there;
             let operation = format!(
                 "{}; of {} pages {there} are there, {} are lost (touching them raises SIGBUS), {} are missing and tried again when \
                  they are touched",

@@ -174,6 +174,7 @@ impl FaultOptions {
     /// Fills memory of this process from here on. All targets are of one file.
     ///
     /// # Errors
+    /// After any of these nobody serves the memory, and nothing of it is poisoned: the block can be loaded into it.
     /// - Memory that is not aligned to its pages, overlaps, or is longer than its block; blocks of several files, or left out of
     ///   theirs; a working set of another block.
     /// - No permission, or a kernel that has no such thing: the error says what to do.
@@ -255,11 +256,9 @@ impl FaultOptions {
         let setup =
             Setup { channel, host_page, record: self.record, watched, cancel: self.cancel.clone(), is_ours };
         let server = Server::new(&shared, setup);
-        let server = thread::Builder::new()
-            .name("mapped-ram-fault".into())
-            .spawn(move || server.run())
-            .map_err(|error| failed("start the thread of faults", error))?;
-        let mut handler = FaultHandler::new(Arc::clone(&shared), server, self.cancel.clone());
+        let mut handler = FaultHandler::new(Arc::clone(&shared), self.cancel.clone());
+        // Before the thread of faults: once that runs, what is missing when it ends is poisoned, and who cannot be served on demand
+        // may want to load the block into this memory.
         if fills {
             let plan = Plan {
                 channels: self.channels,
@@ -269,6 +268,11 @@ impl FaultOptions {
             };
             handler.feed(background::begin(&shared, plan)?);
         }
+        let server = thread::Builder::new()
+            .name("mapped-ram-fault".into())
+            .spawn(move || server.run())
+            .map_err(|error| failed("start the thread of faults", error))?;
+        handler.serve(server);
         Ok(handler)
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Server {
     events: EventBuffer,
     faults: Vec<Fault>,
     again: Vec<Fault>,
+    /// How often the kernel told of memory that was unmapped.
+    unmappings: u64,
     /// The kernel would not take the range back: it is served to the end.
     kept: bool,
     /// The memory is this process's: missing pages are poisoned at the end.
@@ -83,6 +85,7 @@ impl Server {
             events: EventBuffer::new(EVENTS),
             faults: Vec::new(),
             again: Vec::new(),
+            unmappings: 0,
             kept: false,
             is_ours: setup.is_ours,
         }
@@ -109,6 +112,13 @@ impl Server {
     fn serve_all(&mut self) -> std::io::Result<Ending> {
         loop {
             if self.shared.is_complete() && !self.kept {
+                if self.is_all_elsewhere() {
+                    let what = "find the memory that was told of".into();
+                    let why = "none of it is registered with the descriptor: its addresses are wrong, or it was all filled before";
+                    let error = std::io::Error::new(std::io::ErrorKind::NotFound, why);
+                    self.shared.note_for_good(Failure { what, error });
+                    return Ok(Ending::Stopped);
+                }
                 if self.give_range_back()? {
                     return Ok(Ending::Complete);
                 }
@@ -132,7 +142,8 @@ impl Server {
                 self.shared.halt.cancel();
                 self.shared.tell(|status| status.background_over = true);
             }
-            if self.was_watched && self.watched.is_none() && matches!(self.shared.uffd.state(), Stop::Ended) {
+            let may_be_gone = is_rung || (self.was_watched && self.watched.is_none());
+            if may_be_gone && matches!(self.shared.uffd.state(), Stop::Ended) {
                 return Ok(Ending::GuestGone);
             }
         }
@@ -166,7 +177,7 @@ impl Server {
 
     /// Hears what there is to hear. Nobody puts a page meanwhile: see [`super::places`].
     fn listen(&mut self) -> std::io::Result<()> {
-        let Self { shared, events, faults, .. } = self;
+        let Self { shared, events, faults, unmappings, .. } = self;
         let mut places = shared.places.write().unwrap_or_else(PoisonError::into_inner);
         let since = Instant::now();
         shared.uffd.told(events, |told| match told {
@@ -178,6 +189,7 @@ impl Server {
                 given_up(shared, places.within(start..end), &shared.counters.given_up);
             }
             Told::Unmapped(start, end) => {
+                *unmappings += 1;
                 given_up(shared, places.cut(&(start..end)).into_iter(), &shared.counters.unmapped);
             }
             Told::Moved(from, to, length) => Places::moved(&mut places, from, to, length),
@@ -254,7 +266,7 @@ impl Server {
             Err(Stop::Ended) => return false,
             Err(Stop::Failed(errno)) => {
                 let what = format!("put zeros for block `{}`", shared.regions[index].pages.name);
-                shared.note(Failure { what, error: errno.into() });
+                shared.note_for_good(Failure { what, error: errno.into() });
                 shared.uffd.poison(address, size);
             }
         }
@@ -270,7 +282,7 @@ impl Server {
             _ => {
                 let what = format!("a page was touched at {page:#x}, which is in no memory that was told of");
                 let error = std::io::Error::new(std::io::ErrorKind::NotFound, "it is poisoned");
-                self.shared.note(Failure { what, error });
+                self.shared.note_for_good(Failure { what, error });
             }
         }
         true
@@ -283,6 +295,12 @@ impl Server {
             asked[region].insert(unit..unit + 1);
             self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).push((region, unit));
         }
+    }
+
+    /// Whether the kernel knew nothing of any page that was put, without having told of any that was unmapped.
+    fn is_all_elsewhere(&self) -> bool {
+        let counters = self.shared.counters.read();
+        !self.is_ours && self.unmappings == 0 && counters.present > 0 && counters.unmapped == counters.present
     }
 
     /// Gives all memory back to the kernel, which makes zeros of what is missing; `false` if it would not have it.

@@ -49,6 +49,8 @@ pub(super) struct Status {
     pub(super) background_over: bool,
     /// The first.
     pub(super) failure: Option<Failure>,
+    /// The failure is of memory that is not counted, so that no count will tell that it is well again.
+    pub(super) is_for_good: bool,
 }
 
 /// Why a page could not be filled.
@@ -149,6 +151,15 @@ impl Shared {
     pub(super) fn note(&self, failure: Failure) {
         self.tell(|status| {
             status.failure.get_or_insert(failure);
+        });
+    }
+
+    /// As [`note`](Self::note), of memory that holds nothing of the file: told also when all that does is there.
+    pub(super) fn note_for_good(&self, failure: Failure) {
+        self.tell(|status| {
+            if !status.is_for_good {
+                (status.failure, status.is_for_good) = (Some(failure), true);
+            }
         });
     }
 

@@ -16,12 +16,14 @@ pub(crate) struct Broken {
     file: Arc<FileSource>,
     bad: Range<u64>,
     pub(crate) fails: Arc<AtomicBool>,
+    /// The channels that it does not give, by their numbers.
+    pub(crate) refused: Range<usize>,
 }
 
 impl Broken {
     pub(crate) fn new(path: &Path, bad: Range<u64>) -> Self {
         let file = Arc::new(FileSource::open(path).unwrap());
-        Self { file, bad, fails: Arc::new(AtomicBool::new(true)) }
+        Self { file, bad, fails: Arc::new(AtomicBool::new(true)), refused: 0..0 }
     }
 
     fn check(&self, offset: u64, length: usize) -> io::Result<()> {
@@ -47,6 +49,9 @@ impl Source for Broken {
     }
 
     fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+        if self.refused.contains(&index) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         Ok(Box::new(BrokenChannel { source: self.clone(), inner: self.file.channel(index, mode)? }))
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mapped_ram::fault::{Ending, FaultOptions, Fill};
-use mapped_ram::{Cancel, Error, ErrorKind, Reader, ReaderOptions};
+use mapped_ram::fault::{Ending, FaultOptions, FaultTarget, Fill};
+use mapped_ram::{Cancel, Destination, Error, ErrorKind, LoadOptions, LoadTarget, Reader, ReaderOptions};
 
 use crate::failing::Broken;
 use crate::memory::{Kind, Memory, PAGE, Page, expect_same, is_readable, save};
@@ -140,6 +140,37 @@ fn dropped_early_a_handler_leaves_no_page_that_looks_like_zeros() {
         assert_eq!((memory.read(3 * PAGE), memory.read(3 * PAGE + 1)), (98, 0));
         for page in 4..PAGES {
             assert_eq!(is_readable(&memory, page * PAGE), page % 3 == 0, "page {page}");
+        }
+    }
+}
+
+/// Who is refused a handler has memory as before, and may load the block into it.
+#[test]
+fn memory_for_which_no_handler_could_start_can_be_loaded_into() {
+    let dir = dir();
+    let (_, mut source, saved) = broken(&dir);
+    source.fails.store(false, Ordering::SeqCst);
+    let plain = open(&dir.path().join("guest"));
+    let whole = plain.block("ram0").unwrap();
+    // Numbers 0 to 2 fill in the background, 3 serves faults.
+    for refused in 0..4 {
+        source.refused = refused..refused + 1;
+        let reader = ReaderOptions::new().from_source(Arc::new(source.clone())).unwrap();
+        let block = reader.block("ram0").unwrap();
+        for kind in [Kind::Private, Kind::Anonymous, Kind::Memfd] {
+            let memory = Memory::new(kind, saved.len()).unwrap();
+            let target = FaultTarget::new(block, memory.start.as_ptr(), memory.length);
+            // SAFETY: mapped by the test, and touched through raw pointers only.
+            let error = unsafe { FaultOptions::new().channels(3).start(&[target]) }.unwrap_err();
+            assert!(error.to_string().contains("os error 24"), "{error}");
+            for page in 0..PAGES {
+                assert!(is_readable(&memory, page * PAGE), "page {page}");
+            }
+            let start = memory.start.as_ptr();
+            // SAFETY: as above, and nobody touches it while it is loaded.
+            let target = unsafe { LoadTarget::from_raw(whole, start, memory.length, Destination::Zeroed) };
+            LoadOptions::new().load(&mut [target]).unwrap();
+            expect_same(&memory.all(), &saved, "memory");
         }
     }
 }

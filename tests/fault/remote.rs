@@ -1,17 +1,21 @@
 //! Guest and handler in two processes, with the message that Firecracker sends; each of them may end first.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use mapped_ram::fault::{Ending, FaultOptions, Fill, GuestRegion, receive, register, send};
-use mapped_ram::{Cancel, ErrorKind};
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use mapped_ram::fault::{
+    Ending, FaultOptions, Fill, GuestRegion, LONGEST_MESSAGE, Received, receive, register, send,
+};
+use mapped_ram::{Cancel, ErrorKind, ReaderOptions};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
-use crate::memory::{Kind, Memory, PAGE, Page, expect_same, save};
+use crate::failing::Broken;
+use crate::memory::{Kind, Memory, PAGE, Page, expect_same, is_readable, save};
 use crate::{dir, open};
 
 const PAGES: usize = 200;
@@ -49,6 +53,7 @@ fn other_process() {
     let file = std::env::var_os(FILE).unwrap();
     match role.to_str().unwrap() {
         "guest that reads all" => guest(Path::new(&socket), Path::new(&file), PAGES),
+        "guest that reads nothing" => guest(Path::new(&socket), Path::new(&file), 0),
         "guest that reads some" => guest(Path::new(&socket), Path::new(&file), 10),
         "handler" => {
             let stream = UnixListener::bind(socket).unwrap().accept().unwrap().0;
@@ -135,6 +140,124 @@ fn a_guest_that_ends_ends_its_handler() {
     let report = handler.wait().unwrap();
     assert_eq!(report.ending, Ending::GuestGone);
     assert_eq!((report.counters.on_demand, report.counters.zero_pages), (4, 6), "{report:?}");
+}
+
+/// What a guest sends, without its socket: nothing but the descriptor is left to tell of its end.
+fn received_by_itself(stream: &UnixStream) -> Received {
+    let mut text = vec![0; LONGEST_MESSAGE];
+    let mut control = nix::cmsg_space!([i32; 1]);
+    let mut parts = [std::io::IoSliceMut::new(&mut text)];
+    let message =
+        recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)
+            .unwrap();
+    let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
+        panic!("no descriptor came")
+    };
+    let length = message.bytes;
+    // SAFETY: the kernel has just made it for this process, and nobody else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fds[0]) };
+    Received::new(fd, GuestRegion::from_json(&text[..length]).unwrap())
+}
+
+/// Channels that find no process to fill are no failure: the guest is gone, also where no socket tells so.
+#[test]
+fn a_guest_that_ends_while_channels_fill_is_no_failure() {
+    let dir = dir();
+    let (path, socket) = (dir.path().join("guest"), dir.path().join("socket"));
+    save(&path, &[("ram0", &pages())]);
+    let listener = UnixListener::bind(&socket).unwrap();
+    for is_watched in [false, true] {
+        let child = child("guest that reads nothing", &socket, &path);
+        let stream = listener.accept().unwrap().0;
+        let received = if is_watched {
+            receive(stream, PATIENCE, &Cancel::new()).unwrap()
+        } else {
+            received_by_itself(&stream)
+        };
+        seen(child);
+        let handler = FaultOptions::new().channels(2).serve(&open(&path), received).unwrap();
+        let report = handler.wait().unwrap();
+        assert_eq!(report.ending, Ending::GuestGone);
+        assert_eq!(report.counters.missing, 100, "{report:?}");
+    }
+}
+
+/// A guest that ends of a page that could not be read: that it is gone is not all there is to say.
+#[test]
+fn a_guest_that_a_lost_page_has_ended_is_a_failure() {
+    const BAD: usize = 102;
+    let dir = dir();
+    let (path, socket) = (dir.path().join("guest"), dir.path().join("socket"));
+    save(&path, &[("ram0", &pages())]);
+    let offset = open(&path).block("ram0").unwrap().layout().pages_offset() + (BAD * PAGE) as u64;
+    let source = Arc::new(Broken::new(&path, offset..offset + 1));
+    let reader = ReaderOptions::new().from_source(source).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut child = child("guest that reads all", &socket, &path);
+    let received = receive(listener.accept().unwrap().0, PATIENCE, &Cancel::new()).unwrap();
+    let handler = FaultOptions::new().fill(Fill::Nothing).serve(&reader, received).unwrap();
+    assert!(!child.wait().unwrap().success(), "the guest read a page that cannot be read");
+    while !handler.is_over() {
+        std::thread::yield_now();
+    }
+    let error = handler.wait().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(
+        error.to_string().contains(&format!("file offset {offset:#x}; of 100 pages 50 are there")),
+        "{error}"
+    );
+    assert_eq!(handler.stop().ending, Ending::GuestGone);
+}
+
+/// Memory that is registered and not told of is poisoned when it is touched: an error, even if the rest is all there.
+#[test]
+fn memory_that_nobody_told_of_is_a_failure() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    save(&path, &[("ram0", &pages())]);
+    let memory = Memory::new(Kind::Memfd, PAGES * PAGE).unwrap();
+    let other = Memory::new(Kind::Private, PAGES * PAGE).unwrap();
+    let told = regions(&memory);
+    // SAFETY: mapped for this, and touched through raw pointers only.
+    let fd = unsafe { register(&[told.clone(), regions(&other)].concat(), false) }.unwrap();
+    let options = FaultOptions::new().fill(Fill::Nothing);
+    let handler = options.serve(&open(&path), Received::new(fd, told)).unwrap();
+    assert!(!is_readable(&other, 7 * PAGE));
+    memory.all();
+    while !handler.is_over() {
+        std::thread::yield_now();
+    }
+    let error = handler.wait().unwrap_err().to_string();
+    assert!(error.contains("no memory that was told of; of 100 pages 100 are there"), "{error}");
+    assert_eq!(handler.stop().ending, Ending::Complete);
+}
+
+/// Addresses of something else, or of nothing: the guest's own memory would never be served, and nobody would know.
+#[test]
+fn a_layout_of_other_memory_is_a_failure() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    save(&path, &[("ram0", &pages())]);
+    for is_mapped in [true, false] {
+        let memory = Memory::new(Kind::Memfd, PAGES * PAGE).unwrap();
+        let other = Memory::new(Kind::Private, PAGES * PAGE).unwrap();
+        // SAFETY: mapped for this, and touched through raw pointers only.
+        let fd = unsafe { register(&regions(&memory), false) }.unwrap();
+        let mut told = regions(&other);
+        if !is_mapped {
+            // Where the kernel maps nothing by itself.
+            for region in &mut told {
+                region.base_host_virt_addr = 0x10_0000 + region.offset;
+            }
+        }
+        let handler = FaultOptions::new().channels(2).serve(&open(&path), Received::new(fd, told)).unwrap();
+        let error = handler.wait().unwrap_err().to_string();
+        for part in ["of 100 pages 0 are there", "none of it is registered with the descriptor"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        drop(handler);
+        assert_eq!(other.read(3 * PAGE), 0);
+    }
 }
 
 /// A handler that is killed leaves who touches a missing page waiting, as long as the descriptor is open; another one goes on.

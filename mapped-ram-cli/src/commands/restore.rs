@@ -5,9 +5,7 @@
 //! before is named, so that nobody starts a guest in it.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,9 +27,18 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     let reader = open_args(&args.read)?;
     let wanted = wanted(&reader, args)?;
     let mut memories = Vec::new();
+    // By what the paths lead to once they are open: of files that are made here nothing else is sure to differ.
+    let mut files = BTreeSet::new();
     for (block, path) in &wanted {
-        match GuestRam::open(path, block) {
-            Ok(memory) => memories.push(memory),
+        let memory = match GuestRam::open(path, block) {
+            Ok(memory) => memory,
+            Err(problem) => return Err(give_up(problem, memories)),
+        };
+        let is_new = memory.identity().map(|identity| files.insert(identity));
+        memories.push(memory);
+        match is_new {
+            Ok(true) => {}
+            Ok(false) => return Err(give_up(once_only(block, path), memories)),
             Err(problem) => return Err(give_up(problem, memories)),
         }
     }
@@ -121,26 +128,24 @@ fn wanted<'a>(reader: &'a Reader, args: &'a RestoreArgs) -> Result<Vec<(&'a Bloc
     }
     let mut wanted = Vec::new();
     let mut blocks = BTreeSet::new();
-    let mut files = BTreeSet::new();
     for (name, path) in args.block.iter().zip(&args.into) {
         let block = find_block(reader, name.as_bytes())?;
         expect_writable(path)?;
         expect_another(&args.read.file, path)?;
-        // A file that is not there yet has its name only.
-        let file = match fs::metadata(path) {
-            Ok(metadata) => (Some((metadata.dev(), metadata.ino())), None),
-            Err(_) => (None, Some(path)),
-        };
-        if !blocks.insert(name) || !files.insert(file) {
-            return Err(Problem::Usage(format!(
-                "block `{}` into {}: a block and a file can be named once only",
-                block.idstr(),
-                path.display()
-            )));
+        if !blocks.insert(name) {
+            return Err(once_only(block, path));
         }
         wanted.push((block, path.as_path()));
     }
     Ok(wanted)
+}
+
+fn once_only(block: &Block, path: &Path) -> Problem {
+    Problem::Usage(format!(
+        "block `{}` into {}: a block and a file can be named once only",
+        block.idstr(),
+        path.display()
+    ))
 }
 
 /// Takes away the files that were made here, and names those that were there before.

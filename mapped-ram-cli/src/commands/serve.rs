@@ -2,13 +2,16 @@
 //!
 //! A guest whose pages are missing waits for as long as its process has the descriptor; this command may end, and another one go on.
 
+use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use mapped_ram::fault::{Ending, FaultCounters, FaultHandler, FaultOptions, Fill, receive};
 use mapped_ram::storage::IoMode;
 use mapped_ram::{Cancel, Reader, WorkingSet};
+use nix::errno::Errno;
 use serde_json::json;
 
 use super::{find_block, open_args};
@@ -56,7 +59,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Outcome, Problem> {
     }
 }
 
-/// Serves any number of guests at the same time, until it is interrupted. One guest's failure is told, and no other's business.
+/// Serves any number of guests at the same time, until it is interrupted. One guest's failure is told, and no other's business; who
+/// connects while there are too many waits until one has ended.
 fn serve_many(
     args: &ServeArgs,
     reader: &Reader,
@@ -64,10 +68,27 @@ fn serve_many(
     listener: &Listener,
     cancel: &Cancel,
 ) -> Result<Outcome, Problem> {
+    let served = AtomicUsize::new(0);
     thread::scope(|scope| {
+        let mut is_short = false;
         loop {
-            let stream = listener.accept(cancel)?;
+            let stream = match listener.accept(cancel) {
+                Err(Problem::Io { source, .. })
+                    if is_shortage(&source) && served.load(Ordering::Relaxed) > 0 =>
+                {
+                    if !is_short {
+                        say::note(&format!("the next guest waits until one has ended: {source}"));
+                    }
+                    is_short = true;
+                    thread::sleep(SHOWN);
+                    continue;
+                }
+                accepted => accepted?,
+            };
+            is_short = false;
+            let guest = Counted::new(&served);
             scope.spawn(move || {
+                let _guest = guest;
                 let served = receive(stream, PATIENCE, cancel)
                     .and_then(|received| options.clone().serve(reader, received))
                     .map_err(Problem::from)
@@ -80,6 +101,29 @@ fn serve_many(
             });
         }
     })
+}
+
+/// Whether there are too many descriptors, or too little memory, which may be otherwise when a guest has ended.
+fn is_shortage(error: &io::Error) -> bool {
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+/// One more guest, for as long as this lives.
+struct Counted<'c>(&'c AtomicUsize);
+
+impl<'c> Counted<'c> {
+    fn new(count: &'c AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn serve_one(
@@ -104,11 +148,12 @@ fn serve_one(
     let waited = waited.map_err(|_| Problem::Io {
         file: reader.file().to_owned(),
         what: "serve a guest".to_owned(),
-        source: std::io::Error::other("a thread panicked"),
+        source: io::Error::other("a thread panicked"),
     })?;
     // What is lost is told at once; what is not is served to the end.
     if let Err(error) = &waited
         && !cancel.is_cancelled()
+        && !handler.is_over()
     {
         say::error(&error.to_string());
         while !handler.is_over() && !cancel.is_cancelled() {
