@@ -14,6 +14,7 @@ use mapped_ram::{Block, Destination, Error, LoadTarget, RamBlock};
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 
 use crate::args::NamedFile;
@@ -231,8 +232,9 @@ fn map_for(file: &File, path: &Path, block: &Block, is_new: bool) -> Result<Mmap
     }
     let wanted = block.used_length();
     if is_new {
-        file.set_len(wanted)
-            .map_err(|error| Problem::io(path, format!("set the file's length for block `{name}`"), error))?;
+        file.set_len(wanted).map_err(|error| {
+            refused(file, path, format!("set the file's length for block `{name}`"), wanted, error)
+        })?;
     }
     let length =
         file.metadata().map_err(|error| Problem::io(path, "look at the file".to_owned(), error))?.len();
@@ -245,5 +247,22 @@ fn map_for(file: &File, path: &Path, block: &Block, is_new: bool) -> Result<Mmap
     }
     MmapOptions::new()
         .map_raw(file)
-        .map_err(|error| Problem::io(path, format!("map the file for block `{name}`"), error))
+        .map_err(|error| refused(file, path, format!("map the file for block `{name}`"), wanted, error))
+}
+
+/// An error of a file that is to hold `wanted` bytes; what hugetlbfs means by it is not in the system's words.
+fn refused(file: &File, path: &Path, what: String, wanted: u64, error: io::Error) -> Problem {
+    let huge = fstatfs(file).ok().filter(|about| about.filesystem_type() == HUGETLBFS_MAGIC);
+    let page = huge.and_then(|about| u64::try_from(about.block_size()).ok()).filter(|page| *page > 0);
+    let what = match (page, error.raw_os_error().map(Errno::from_raw)) {
+        (Some(page), Some(Errno::EINVAL)) => {
+            format!("{what}: it has {wanted} bytes, and the file system huge pages of {page}")
+        }
+        (Some(page), Some(Errno::ENOMEM)) => {
+            let pages = wanted.div_ceil(page);
+            format!("{what}: that takes {pages} free huge pages of {page} bytes (/proc/sys/vm/nr_hugepages)")
+        }
+        _ => what,
+    };
+    Problem::io(path, what, error)
 }

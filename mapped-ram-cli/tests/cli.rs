@@ -495,6 +495,21 @@ fn a_memfd_is_restored_into() {
     assert!(back == memory);
 }
 
+/// More huge pages than any machine has: the error tells how many there would have to be.
+#[test]
+fn a_pool_of_huge_pages_that_is_too_small_is_named() {
+    const LENGTH: u64 = 8 << 40;
+    let dir = dir();
+    let (ram, guest) = (dir.path().join("ram"), dir.path().join("guest.mram"));
+    File::create(&ram).unwrap().set_len(LENGTH).unwrap();
+    expect(0, &["save", "--ram", &format!("ram0={}", text(&ram)), text(&guest)]);
+    let memfd = File::from(memfd_create("ram", MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB).unwrap());
+    memfd.set_len(LENGTH).unwrap();
+    let into = format!("/proc/{}/fd/{}", std::process::id(), memfd.as_raw_fd());
+    let (_, err) = expect(4, &["restore", text(&guest), "--block", "ram0", "--into", &into]);
+    assert!(err.contains("block `ram0`: that takes 4194304 free huge pages of 2097152 bytes"), "{err}");
+}
+
 #[test]
 fn a_restore_that_cannot_be_leaves_files_as_they_were() {
     let dir = dir();

@@ -88,7 +88,10 @@ pub fn receive(stream: UnixStream, patience: Duration, cancel: &Cancel) -> Resul
     let regions = loop {
         wait(&stream, end, cancel)?;
         let (count, more) = receive_part(&stream, &mut buffer).map_err(|error| match error {
-            Refused::Cut => damaged("a message that carries more descriptors than there is room for".into()),
+            Refused::Cut => damaged(
+                "a message that carries more descriptors than one, or than this process may have (ulimit -n)"
+                    .into(),
+            ),
             Refused::System(error) => failed(error),
         })?;
         fds.extend(more);
