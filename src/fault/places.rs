@@ -144,7 +144,7 @@ mod tests {
                 for (address, (region, offset)) in &model {
                     let (at, length) = places.at(*region, *offset).unwrap();
                     prop_assert_eq!(at, *address);
-                    prop_assert_eq!(model.get(&(address + length - 1)), Some(&(*region, offset + length - 1)));
+                    prop_assert_eq!(model.get(&(address + length - 1)).copied(), Some((*region, offset + length - 1)));
                 }
             }
         }
