@@ -162,7 +162,10 @@ impl WorkingSet {
         Self::from_bytes(&bytes).map_err(damaged)
     }
 
-    /// Decodes what a file holds; what is wrong with it as an error in words.
+    /// Decodes what a file holds.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
     #[doc(hidden)]
     pub fn from_bytes(bytes: &[u8]) -> Result<Vec<Self>, String> {
         decode(bytes)

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mapped_ram::storage::{FileSource, FileState, IoMode, Source};
+use mapped_ram::storage::{FileSource, IoMode, Source};
 use mapped_ram::{
     ErrorKind, Mapping, PageBitmap, RamBlock, Reader, ReaderOptions, SaveOptions, StalePage, Tail,
 };
@@ -15,6 +15,10 @@ use multifd_pool::Channel;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use proptest::prelude::*;
 use tempfile::TempDir;
+
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 
 #[path = "support/notes.rs"]
 mod notes;
@@ -61,21 +65,11 @@ impl Counted {
 }
 
 impl Source for Counted {
-    fn name(&self) -> String {
-        self.file.name()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
+    forward!(file: name, len, channel, file, state, is_noted_clean, note_clean);
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.count();
         self.file.read_at(buffer, offset)
-    }
-
-    fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-        self.file.channel(index, mode)
     }
 
     fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
@@ -86,22 +80,6 @@ impl Source for Counted {
     fn first_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
         self.count();
         self.file.first_data(offset, end)
-    }
-
-    fn file(&self) -> Option<&File> {
-        Some(self.file.file())
-    }
-
-    fn state(&self) -> io::Result<Option<FileState>> {
-        self.file.state()
-    }
-
-    fn is_noted_clean(&self, stream_offset: u64) -> bool {
-        self.file.is_noted_clean(stream_offset)
-    }
-
-    fn note_clean(&self, stream_offset: u64, state: &FileState) -> io::Result<()> {
-        self.file.note_clean(stream_offset, state)
     }
 }
 

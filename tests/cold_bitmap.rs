@@ -1,14 +1,16 @@
 //! A bitmap that has to come from the disk: what mapping a block will read of it is asked for first, all of it at once.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use mapped_ram::storage::{FileSource, IoMode, Source};
+use mapped_ram::storage::{FileSource, Source};
 use mapped_ram::{RamBlock, ReaderOptions, SaveOptions, Tail};
-use multifd_pool::Channel;
+
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 
 const PAGE: u64 = 4096;
 
@@ -37,30 +39,12 @@ impl Told {
 }
 
 impl Source for Told {
-    fn name(&self) -> String {
-        self.file.name()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
+    forward!(file: name, len, channel, next_data, first_data, file);
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let read = self.file.read_at(buffer, offset)?;
         self.events.lock().unwrap().push(Event::Read(offset..offset + read as u64));
         Ok(read)
-    }
-
-    fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-        self.file.channel(index, mode)
-    }
-
-    fn next_data(&self, offset: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
-        self.file.next_data(offset, end)
-    }
-
-    fn first_data(&self, offset: u64, end: u64) -> io::Result<Option<u64>> {
-        self.file.first_data(offset, end)
     }
 
     fn is_cached(&self, offset: u64) -> bool {
@@ -71,10 +55,6 @@ impl Source for Told {
     fn ask_for(&self, offset: u64, length: u64) {
         self.events.lock().unwrap().push(Event::Asked(offset..offset + length));
         self.file.ask_for(offset, length);
-    }
-
-    fn file(&self) -> Option<&File> {
-        Some(self.file.file())
     }
 }
 

@@ -6,15 +6,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use mapped_ram::storage::{FileSource, IoMode, Source};
+use mapped_ram::storage::{FileSource, Source};
 use mapped_ram::{
     Block, ErrorKind, MapOptions, Mapping, PageBitmap, Prefetch, RamBlock, Reader, ReaderOptions,
     SaveOptions, Tail,
 };
-use multifd_pool::Channel;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use proptest::prelude::*;
 use tempfile::TempDir;
+
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 
 const PAGE: usize = 4096;
 
@@ -261,18 +264,7 @@ fn the_pages_that_were_touched_are_the_next_working_set() {
 struct NoFile(FileSource);
 
 impl Source for NoFile {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
-    fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
-        self.0.channel(index, mode)
-    }
+    forward!(0: name, len, read_at, channel);
 }
 
 fn expect_error<T: std::fmt::Debug>(result: mapped_ram::Result<T>, kind: ErrorKind, words: &[&str]) {

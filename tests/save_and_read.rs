@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use mapped_ram::storage::{FileSource, IoMode, Source};
 use mapped_ram::{
-    Bridge, Cancel, Destination, Device, Error, ErrorKind, LoadOptions, LoadTarget, PageBitmap, Progress,
-    RamBlock, Reader, ReaderOptions, SaveOptions, Tail, VerifyOptions,
+    Bridge, Destination, Device, Error, ErrorKind, LoadOptions, LoadTarget, PageBitmap, RamBlock, Reader,
+    ReaderOptions, SaveOptions, Tail, VerifyOptions,
 };
 use multifd_pool::Channel;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use proptest::prelude::*;
 use tempfile::TempDir;
+
+#[macro_use]
+#[path = "support/forward.rs"]
+mod forward;
 
 const PAGE: usize = 4096;
 
@@ -396,90 +400,6 @@ fn pages_that_were_lost_are_found() {
 }
 
 #[test]
-fn progress_ends_at_the_total_and_counts_each_operation_from_zero() {
-    let dir = dir();
-    let memory = memory_of(&[0, 3, 3, 0].repeat(1000), PAGE);
-    let mut seen: Vec<Progress> = Vec::new();
-    {
-        let mut writer = SaveOptions::new()
-            .progress(|progress| seen.push(*progress))
-            .bridge(Bridge::None)
-            .create(dir.path().join("guest.mram"), vec![RamBlock::new("ram0", &memory)])
-            .unwrap();
-        writer.write_all().unwrap();
-        let mut dirty = PageBitmap::new(4000);
-        dirty.insert(1..3);
-        writer.write_pages(0, &dirty).unwrap();
-        writer.finish(&Tail::minimal()).unwrap();
-    }
-    let last = seen.pop().unwrap();
-    assert_eq!((last.total_bytes, last.done_bytes, last.transferred_bytes), (2 * 4096, 2 * 4096, 2 * 4096));
-    let of_first: Vec<_> = seen.iter().filter(|progress| progress.total_bytes == 4000 * 4096).collect();
-    let last = of_first.last().unwrap();
-    assert_eq!((last.done_bytes, last.transferred_bytes), (4000 * 4096, 2000 * 4096));
-    assert!(of_first.windows(2).all(|pair| pair[0].done_bytes <= pair[1].done_bytes));
-}
-
-#[test]
-fn cancelling_ends_a_save_and_leaves_no_file() {
-    let dir = dir();
-    let path = dir.path().join("guest.mram");
-    let memory = memory_of(&[3; 5000], PAGE);
-    let cancel = Cancel::new();
-    let handle = cancel.clone();
-    let error = SaveOptions::new()
-        .cancel(cancel)
-        .progress(move |_| handle.cancel())
-        .save(&path, vec![RamBlock::new("ram0", &memory)])
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Cancelled);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-/// What the file holds is not known then, and must not get a name.
-#[test]
-fn a_writer_whose_callback_panicked_is_of_no_more_use() {
-    let dir = dir();
-    let path = dir.path().join("guest.mram");
-    fs::write(&path, "old").unwrap();
-    let memory = memory_of(&[3; 2000], PAGE);
-    for round in 0..2 {
-        let mut calls = 0;
-        let mut writer = SaveOptions::new()
-            .progress(|_| {
-                calls += 1;
-                assert_ne!(calls, 1, "in the callback");
-            })
-            .create(&path, vec![RamBlock::new("ram0", &memory)])
-            .unwrap();
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| writer.write_all()));
-        assert!(caught.is_err());
-        let after = match round {
-            0 => writer.finish(&Tail::minimal()).map(drop),
-            _ => writer.write_pages(0, &PageBitmap::full(2000)),
-        };
-        let error = after.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-    }
-}
-
-#[test]
-fn a_panic_in_the_callback_leaves_no_channel_behind() {
-    let dir = dir();
-    let path = dir.path().join("guest.mram");
-    let memory = memory_of(&[3; 5000], PAGE);
-    let result = std::panic::catch_unwind(|| {
-        SaveOptions::new()
-            .progress(|_| panic!("in the callback"))
-            .save(&path, vec![RamBlock::new("ram0", &memory)])
-    });
-    assert!(result.is_err());
-    drop(memory);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-#[test]
 fn what_cannot_be_saved_is_refused_with_a_word() {
     let dir = dir();
     let path = dir.path().join("guest.mram");
@@ -573,17 +493,7 @@ fn blocks_that_are_left_out_are_named_and_hold_nothing() {
 struct NoDirect(FileSource);
 
 impl Source for NoDirect {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset)
-    }
+    forward!(0: name, len, read_at, file);
 
     fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
         assert_eq!(mode, IoMode::Buffered, "a mode that was refused is not asked for again");
@@ -592,10 +502,6 @@ impl Source for NoDirect {
 
     fn effective_mode(&self, _: IoMode) -> IoMode {
         IoMode::Buffered
-    }
-
-    fn file(&self) -> Option<&File> {
-        Some(self.0.file())
     }
 }
 

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::common::args::{bytes, list, rounds};
+use crate::common::guest::Pattern;
 use crate::memory::Kind;
-use crate::saved::{Layout, Pattern};
+use crate::saved::Layout;
 use crate::worker::Job;
 
 pub(crate) const HELP: &str = "\
@@ -99,11 +101,7 @@ impl Args {
                 "--memory" => args.memory = list(&value()?)?,
                 "--gentle" => args.gentle = true,
                 "--only" => args.only = list(&value()?)?,
-                "--rounds" => {
-                    let rounds = value()?;
-                    let number = rounds.parse().ok().filter(|rounds| *rounds > 0);
-                    args.rounds = number.ok_or_else(|| format!("--rounds {rounds}: a number from 1 on"))?;
-                }
+                "--rounds" => args.rounds = rounds(&value()?)?,
                 "--dir" => args.dir = value()?.into(),
                 "--plot" => args.plot = Some(value()?.into()),
                 "--markdown" => args.markdown = true,
@@ -119,29 +117,11 @@ impl Args {
         }
         Ok(Command::Measure(args))
     }
-
-    /// Whether a contender of this name was asked for.
-    pub(crate) fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
-    }
-}
-
-fn list<T: FromStr>(words: &str) -> Result<Vec<T>, String>
-where
-    T::Err: ToString,
-{
-    words.split(',').map(|word| word.parse().map_err(|error: T::Err| error.to_string())).collect()
 }
 
 fn size(text: &str) -> Result<u64, String> {
-    let bad = || format!("no size `{text}`: a number with M or G");
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'M') => (&text[..text.len() - 1], 20),
-        Some(b'G') => (&text[..text.len() - 1], 30),
-        _ => return Err(bad()),
-    };
-    let units: u64 = digits.parse().map_err(|_| bad())?;
-    units.checked_mul(1 << shift).filter(|bytes| (1 << 24..=1 << 40).contains(bytes)).ok_or_else(bad)
+    let bytes = bytes(text, &(1 << 24..=1 << 40));
+    bytes.ok_or_else(|| format!("no size `{text}`: a number with M, G or T"))
 }
 
 impl FromStr for Cache {

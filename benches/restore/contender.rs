@@ -10,11 +10,11 @@ use std::thread;
 use mapped_ram::storage::IoMode;
 use mapped_ram::{Destination, LoadOptions, LoadTarget, Reader};
 use qemu_harness::{Guest, Qemu, Transfer};
-use serde_json::Value;
 
 use crate::Result;
 use crate::args::Cache;
-use crate::measure::{Sample, cpu_of, float};
+use crate::common::fio;
+use crate::common::measure::{Sample, cpu_of};
 use crate::memory::{Kind, Memory};
 use crate::saved::Saved;
 
@@ -145,7 +145,7 @@ impl Contender {
                 }
                 Ok(Sample::timed(migration.outside_time.as_secs_f64(), cpu))
             }
-            Self::Fio { jobs, depth } => fio(saved, jobs, depth),
+            Self::Fio { jobs, depth } => run_fio(saved, jobs, depth),
             Self::Ours { .. } | Self::Plain { .. } => Err("it runs in a worker".into()),
         }
     }
@@ -180,7 +180,7 @@ fn read_all(file: &File, offset: u64, memory: &mut [u8], threads: usize) -> Resu
 }
 
 /// The pages' room of the file, by fio; its figures.
-fn fio(saved: &Saved, jobs: u64, depth: u64) -> Result<Sample> {
+fn run_fio(saved: &Saved, jobs: u64, depth: u64) -> Result<Sample> {
     let share = saved.bytes / jobs / CHUNK * CHUNK;
     let mut fio = Command::new("fio");
     fio.args(["--name=ceiling", "--readonly", "--rw=read", "--direct=1", "--thread", "--group_reporting"]);
@@ -190,16 +190,5 @@ fn fio(saved: &Saved, jobs: u64, depth: u64) -> Result<Sample> {
     fio.arg(format!("--iodepth={depth}")).arg(format!("--numjobs={jobs}"));
     fio.arg(format!("--offset={}", saved.pages_offset)).arg(format!("--offset_increment={share}"));
     fio.arg(format!("--size={share}"));
-    let output = fio.output()?;
-    if !output.status.success() {
-        return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
-    }
-    let told: Value = serde_json::from_slice(&output.stdout)?;
-    let job = &told["jobs"][0];
-    let number = |value: &Value| value.as_f64().ok_or("fio's JSON lacks a figure");
-    let scale = float(saved.bytes) / number(&job["read"]["io_bytes"])?;
-    // Milliseconds: the slowest job's, and those of all jobs together.
-    let (wall, all) = (number(&job["read"]["runtime"])?, number(&job["job_runtime"])?);
-    let cpu = (number(&job["usr_cpu"])? + number(&job["sys_cpu"])?) / 100.0 * all;
-    Ok(Sample::timed((wall * scale / 1e3).max(1e-3), cpu * scale / 1e3))
+    fio::run(fio, "read", saved.bytes)
 }

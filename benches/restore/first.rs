@@ -14,11 +14,12 @@ use rand::seq::SliceRandom;
 
 use crate::Result;
 use crate::args::{Args, Cache};
-use crate::measure::size;
+use crate::common::guest::Pattern;
+use crate::common::measure::size;
+use crate::common::table::median;
 use crate::memory;
 use crate::report::print_table;
-use crate::saved::{Layout, PAGE, Pattern, Saved};
-use crate::table::median;
+use crate::saved::{Layout, PAGE, Saved};
 
 /// How often a first page is waited for in a round where that takes next to no time.
 const WARM_TIMES: usize = 20;

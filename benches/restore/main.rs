@@ -8,58 +8,42 @@
 //! - [`saved`] makes the files, [`memory`] is what they are loaded into;
 //! - [`contender`] lists who takes part; [`worker`] is the process in which ours and the plain ones run;
 //! - [`first`] measures mapped guests: the time until the first page, and single faults;
-//! - [`report`] makes tables; what prints and draws them, and reads the clock, is `side_by_side`'s.
+//! - [`report`] makes tables; [`common`] is what `side_by_side` has too.
 
 mod args;
+#[expect(dead_code, reason = "some is for saves only")]
+#[path = "../common/mod.rs"]
+mod common;
 mod contender;
 mod first;
-#[expect(dead_code, reason = "some is for saves only")]
-#[path = "../side_by_side/measure.rs"]
-mod measure;
 mod memory;
-#[path = "../side_by_side/plot.rs"]
-mod plot;
 mod report;
 mod saved;
-#[path = "../side_by_side/table.rs"]
-mod table;
 mod worker;
 
 use std::fs;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use qemu_harness::Qemu;
 use rand::seq::SliceRandom;
 
-use args::{Args, Cache, What};
+use args::{Args, Cache, Command, What};
+use common::measure::gib;
+use common::{Result, measure, plot, rows};
 use contender::Contender;
-use measure::gib;
 use memory::{Kind, Pool};
 use report::{Case, Row};
 use saved::Saved;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
 fn main() -> ExitCode {
-    let done = match Args::parse(std::env::args().skip(1)) {
-        Ok(args::Command::Help) => {
+    common::run("restore", Args::parse(std::env::args().skip(1)), |command| match command {
+        Command::Help => {
             print!("{}", args::HELP);
             Ok(())
         }
-        Ok(args::Command::Work(job)) => worker::work(&job),
-        Ok(args::Command::Measure(args)) => measure_all(&args),
-        Err(error) => {
-            eprintln!("restore: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("restore: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        Command::Work(job) => worker::work(&job),
+        Command::Measure(args) => measure_all(&args),
+    })
 }
 
 fn measure_all(args: &Args) -> Result<()> {
@@ -123,17 +107,17 @@ fn load_case(args: &Args, ground: &Ground<'_>, title: &str, qemu: Option<&Qemu>)
         data_bytes: saved.data_bytes,
         rows: Vec::new(),
     };
-    let has_fio = Command::new("fio").arg("--version").output().is_ok();
+    let fio = common::fio::version();
     for contender in Contender::all(cache) {
         let name = contender.name();
-        if !args.wants(&name) || (contender.is_qemu() && qemu.is_none()) {
+        if !common::args::wants(&args.only, &name) || (contender.is_qemu() && qemu.is_none()) {
             continue;
         }
-        if matches!(contender, Contender::Fio { .. }) && !has_fio {
-            eprintln!("NOT MEASURED: {name}: there is no fio (apt-get install fio)");
+        if let (Contender::Fio { .. }, Err(error)) = (contender, &fio) {
+            eprintln!("NOT MEASURED: {name}: {error} (apt-get install fio)");
             continue;
         }
-        case.rows.push(Row { contender, samples: Vec::new(), failure: None });
+        case.rows.push(Row::new(contender));
     }
     eprintln!("{}, {} rounds", case.title, args.rounds);
     let mut order: Vec<usize> = (0..case.rows.len()).collect();
@@ -164,11 +148,8 @@ fn load_case(args: &Args, ground: &Ground<'_>, title: &str, qemu: Option<&Qemu>)
             }
         }
     }
-    let failed = case.rows.iter().filter(|row| row.failure.is_some()).map(|row| row.contender.name());
-    let failed: Vec<_> = failed.collect();
-    // A test is there to find what does not work any more; a measurement tells it and goes on.
-    if args.test && !failed.is_empty() {
-        return Err(format!("failed: {}", failed.join(", ")).into());
+    if args.test {
+        rows::none_failed(&case.rows, |contender| contender.name())?;
     }
     Ok(case)
 }

@@ -1,10 +1,10 @@
-//! From samples to tables: medians, spread, and ratios taken within a round.
+//! From samples to tables and bars.
 
 use crate::args::Cache;
+use crate::common::measure::{gib, mib};
+use crate::common::plot::Panel;
+use crate::common::{rows, table};
 use crate::contender::Contender;
-use crate::measure::{Sample, gib, mib};
-use crate::plot::{Bar, Panel};
-use crate::table::{self, median};
 
 /// One saved guest, loaded by all.
 pub(crate) struct Case {
@@ -15,62 +15,23 @@ pub(crate) struct Case {
     pub(crate) rows: Vec<Row>,
 }
 
-pub(crate) struct Row {
-    pub(crate) contender: Contender,
-    /// One a round, until one fails.
-    pub(crate) samples: Vec<Sample>,
-    pub(crate) failure: Option<String>,
-}
-
-impl Row {
-    fn walls(&self) -> impl Iterator<Item = f64> {
-        self.samples.iter().map(|sample| sample.wall)
-    }
-
-    fn median(&self, of: impl Fn(&Sample) -> f64) -> Option<f64> {
-        median(self.samples.iter().map(of).collect())
-    }
-
-    fn spread(&self) -> Option<(f64, f64, f64)> {
-        let middle = self.median(|sample| sample.wall)?;
-        Some((self.walls().reduce(f64::min)?, middle, self.walls().reduce(f64::max)?))
-    }
-
-    /// How many times as fast as `other`: the median over the rounds.
-    fn speed_against(&self, other: &Self) -> Option<f64> {
-        median(self.walls().zip(other.walls()).map(|(own, other)| other / own).collect())
-    }
-}
+pub(crate) type Row = rows::Row<Contender>;
 
 impl Case {
-    fn best(&self, of: impl Fn(Contender) -> bool) -> Option<&Row> {
-        let rows = self.rows.iter().filter(|row| of(row.contender) && row.failure.is_none());
-        let timed = rows.filter_map(|row| Some((row.median(|sample| sample.wall)?, row)));
-        timed.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, row)| row)
-    }
-
     /// Rates in GiB of guest memory a second.
     pub(crate) fn bars(&self) -> Panel {
         let size = gib(self.bytes);
-        let bar = |row: &Row| {
-            let (least, middle, most) = row.spread()?;
-            let name = row.contender.name();
-            Some(Bar { name, median: size / middle, least: size / most, most: size / least })
-        };
-        Panel { title: self.title.clone(), bars: self.rows.iter().filter_map(bar).collect() }
+        let bars = self.rows.iter().filter_map(|row| row.bar(row.contender.name(), size)).collect();
+        Panel { title: self.title.clone(), bars }
     }
 
     pub(crate) fn print(&self, markdown: bool) {
         let head = ["contender", "s", "min..max", "GiB/s", "CPU s/GiB", "x QEMU's best", "of the ceiling"];
         let mut cells = vec![head.map(str::to_owned).to_vec()];
-        let qemu = self.best(Contender::is_qemu);
-        let ceiling = self.best(|contender| contender.is_ceiling(self.cache));
+        let qemu = rows::best(&self.rows, |contender| contender.is_qemu());
+        let ceiling = rows::best(&self.rows, |contender| contender.is_ceiling(self.cache));
         let size = gib(self.bytes);
         for row in &self.rows {
-            let ratio = |other: Option<&Row>| {
-                let ratio = other.and_then(|other| row.speed_against(other));
-                ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
-            };
             let Some((least, middle, most)) = row.spread() else {
                 cells.push([row.contender.name(), "failed".into()].into_iter().collect());
                 cells.last_mut().into_iter().for_each(|row| row.resize(head.len(), String::new()));
@@ -83,8 +44,8 @@ impl Case {
                 format!("{least:.3}..{most:.3}"),
                 format!("{:.2}", size / middle),
                 format!("{cpu:.3}"),
-                ratio(qemu),
-                ratio(ceiling),
+                row.ratio_to(qemu),
+                row.ratio_to(ceiling),
             ]);
         }
         print_table(&self.title, &cells, markdown);

@@ -11,58 +11,10 @@ use nix::unistd::syncfs;
 use qemu_harness::pattern;
 
 use crate::Result;
+use crate::common::guest::Pattern;
 use crate::memory::{Kind, Memory};
 
 pub(crate) const PAGE: u64 = 4096;
-
-/// Filled at a time.
-const STEP: usize = 64 << 20;
-
-/// Which pages hold data, all of it random; the same bytes each time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pattern {
-    Dense,
-    Half,
-    Five,
-    Alternating,
-}
-
-impl Pattern {
-    pub(crate) fn describe(self) -> &'static str {
-        match self {
-            Self::Dense => "dense random data",
-            Self::Half => "half zero, in runs of 1 to 16 pages",
-            Self::Five => "5 percent in use, in runs of 1 to 63 pages",
-            Self::Alternating => "every other page zero",
-        }
-    }
-
-    fn fill(self, memory: &mut [u8]) {
-        let pattern = match self {
-            Self::Dense => pattern::Pattern::Dense,
-            Self::Half => pattern::Pattern::Ragged,
-            Self::Five => pattern::Pattern::Sparse,
-            Self::Alternating => pattern::Pattern::Alternating,
-        };
-        for (seed, part) in (0..).zip(memory.chunks_mut(STEP)) {
-            pattern.fill(part, seed);
-        }
-    }
-}
-
-impl FromStr for Pattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "dense" => Ok(Self::Dense),
-            "half" => Ok(Self::Half),
-            "five" => Ok(Self::Five),
-            "alternating" => Ok(Self::Alternating),
-            _ => Err(format!("no pattern `{text}`: dense, half, five or alternating")),
-        }
-    }
-}
 
 /// What stands in the room of zero pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +60,7 @@ impl Saved {
     pub(crate) fn new(path: &Path, bytes: u64, pattern: Pattern, layout: Layout) -> Result<Self> {
         let mut memory = Memory::new(bytes, Kind::Fresh)?;
         memory.populate()?;
-        pattern.fill(memory.bytes_mut());
+        pattern.fill(memory.bytes_mut(), |_| {});
         let bridge = if layout == Layout::Bridged { Bridge::Auto } else { Bridge::None };
         let options = SaveOptions::new().bridge(bridge);
         options.save(path, vec![RamBlock::new("ram0", memory.bytes())])?;

@@ -2,16 +2,16 @@
 //! JSON. So CPU time is the load's, and the memory is as fresh as a new monitor's.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use mapped_ram::Reader;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Result;
 use crate::args::Cache;
+use crate::common::measure::{Sample, own_cpu};
+use crate::common::worker;
 use crate::contender::Contender;
-use crate::measure::{Sample, own_cpu};
 use crate::memory::{Kind, Memory};
 use crate::saved::{PAGE, Saved};
 
@@ -28,12 +28,9 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> std::result::Result<Self, String> {
-        let words: Vec<String> = words.collect();
-        let [name, path, bytes, memory] = &words[..] else {
-            return Err("--worker is for this program itself".to_owned());
-        };
+        let [name, path, bytes, memory] = worker::job(words)?;
         let mut all = [Cache::Warm, Cache::Cold].into_iter().flat_map(Contender::all);
-        let contender = all.find(|contender| contender.name() == *name);
+        let contender = all.find(|contender| contender.name() == name);
         let contender = contender.ok_or_else(|| format!("no contender `{name}`"))?;
         let bytes = bytes.parse().map_err(|_| format!("{bytes} bytes"))?;
         Ok(Self { contender, path: path.into(), bytes, memory: memory.parse()? })
@@ -42,16 +39,8 @@ impl Job {
 
 /// Lets a process load `saved` as `contender` does.
 pub(crate) fn run(contender: Contender, saved: &Saved, memory: Kind) -> Result<Sample> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--worker", &contender.name()]).arg(&saved.path).arg(saved.bytes.to_string());
-    command.arg(memory.name());
-    let output = command.stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
-        return Err(format!("its process ended with {}", output.status).into());
-    }
-    let told: Value = serde_json::from_slice(&output.stdout)?;
-    let number = |key: &str| told[key].as_f64().ok_or_else(|| format!("no `{key}` in {told}"));
-    Ok(Sample::timed(number("wall")?, number("cpu")?))
+    let (name, bytes) = (contender.name(), saved.bytes.to_string());
+    worker::run([name.as_ref(), saved.path.as_ref(), bytes.as_ref(), memory.name().as_ref()])
 }
 
 /// Does the run and tells the figures.

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::measure::Sync;
+use crate::common::args::{bytes, list, rounds};
+use crate::common::guest::Pattern;
+use crate::common::measure::Sync;
 use crate::ram::Fill;
 use crate::worker::Job;
 
@@ -52,7 +54,7 @@ impl Args {
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Command, String> {
         let mut args = Self {
             sizes: vec![Size { bytes: 1 << 30, is_sparse: false }],
-            fills: vec![Fill::Dense],
+            fills: vec![Fill::Pattern(Pattern::Dense)],
             syncs: vec![Sync::Full, Sync::None],
             only: Vec::new(),
             rounds: 5,
@@ -71,18 +73,12 @@ impl Args {
                 "--size" => args.sizes = list(&value()?)?,
                 "--pattern" => {
                     let names = value()?;
-                    args.fills = if names == "all" { Fill::ALL.to_vec() } else { list(&names)? };
+                    let patterns = if names == "all" { Pattern::ALL.to_vec() } else { list(&names)? };
+                    args.fills = patterns.into_iter().map(Fill::Pattern).collect();
                 }
                 "--sync" => args.syncs = list(&value()?)?,
                 "--only" => args.only = list(&value()?)?,
-                "--rounds" => {
-                    let rounds = value()?;
-                    args.rounds = rounds
-                        .parse()
-                        .ok()
-                        .filter(|rounds| *rounds > 0)
-                        .ok_or_else(|| format!("--rounds {rounds}: a number from 1 on"))?;
-                }
+                "--rounds" => args.rounds = rounds(&value()?)?,
                 "--dir" => args.dir = value()?.into(),
                 "--plot" => args.plot = Some(value()?.into()),
                 "--markdown" => args.markdown = true,
@@ -93,18 +89,11 @@ impl Args {
         }
         if args.test {
             args.sizes = vec![Size { bytes: 32 << 20, is_sparse: false }];
-            args.fills = vec![Fill::Half];
+            args.fills = vec![Fill::Pattern(Pattern::Half)];
             args.rounds = 1;
         }
         Ok(Command::Measure(args))
     }
-}
-
-fn list<T: FromStr>(words: &str) -> Result<Vec<T>, String>
-where
-    T::Err: ToString,
-{
-    words.split(',').map(|word| word.parse().map_err(|error: T::Err| error.to_string())).collect()
 }
 
 impl FromStr for Size {
@@ -115,15 +104,8 @@ impl FromStr for Size {
             Some(number) => (true, number),
             None => (false, text),
         };
+        let bytes = bytes(number, &(1 << 24..=1 << 46));
         let bad = || format!("no size `{text}`: a number with M, G or T, `sparse:` before it");
-        let (digits, shift) = match number.as_bytes().last() {
-            Some(b'M') => (&number[..number.len() - 1], 20),
-            Some(b'G') => (&number[..number.len() - 1], 30),
-            Some(b'T') => (&number[..number.len() - 1], 40),
-            _ => return Err(bad()),
-        };
-        let units: u64 = digits.parse().map_err(|_| bad())?;
-        let bytes = units.checked_mul(1 << shift).filter(|bytes| (1 << 24..=1 << 46).contains(bytes));
         Ok(Self { bytes: bytes.ok_or_else(bad)?, is_sparse })
     }
 }

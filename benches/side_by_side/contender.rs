@@ -5,9 +5,9 @@ use std::path::Path;
 
 use qemu_harness::Qemu;
 
-use crate::measure::{Sample, Sync};
+use crate::common::measure::{Sample, Sync};
 use crate::ram::RamFile;
-use crate::{Result, fio, ours, plain, qemu, uring, worker};
+use crate::{Result, common, fio, ours, plain, qemu, uring, worker};
 
 /// What all contenders of a case share.
 pub(crate) struct Setting<'a> {
@@ -71,7 +71,7 @@ impl Contender {
             Self::Ours(_) => None,
             Self::Qemu(_) if setting.qemu.is_none() => Some("there is no QEMU".to_owned()),
             Self::Qemu(_) | Self::Plain(_) | Self::Uring(_) => setting.ram.has_holes().then(reads_holes),
-            Self::Fio(_) => fio::version().err().map(|error| error.to_string()),
+            Self::Fio(_) => common::fio::version().err().map(|error| error.to_string()),
         }
     }
 

@@ -8,11 +8,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
-
 use crate::Result;
+use crate::common::fio;
+use crate::common::measure::{Sample, Sync};
 use crate::contender::Setting;
-use crate::measure::{Sample, Sync, float};
 
 const MIB: u64 = 1 << 20;
 
@@ -61,7 +60,7 @@ impl Way {
     }
 
     pub(crate) fn run(self, setting: &Setting<'_>) -> Result<Sample> {
-        // Whole blocks for each job; what that adds is taken out of the time again.
+        // Whole blocks for each job.
         let data = setting.ram.data_bytes();
         let share = data.div_ceil(self.jobs).next_multiple_of(self.block);
         if self.over_old {
@@ -81,26 +80,8 @@ impl Way {
         fio.arg(format!("--filesize={}", share * self.jobs));
         fio.arg(if self.over_old { "--fallocate=none" } else { "--fallocate=posix" });
         fio.arg(format!("--end_fsync={}", u8::from(setting.sync == Sync::Full)));
-        let output = fio.output()?;
-        if !output.status.success() {
-            return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
-        }
-        let told: Value = serde_json::from_slice(&output.stdout)?;
-        let job = &told["jobs"][0];
-        let number = |value: &Value| value.as_f64().ok_or("fio's JSON lacks a figure");
-        let written = number(&job["write"]["io_bytes"])?;
-        let scale = float(data) / written;
-        // Milliseconds: the slowest job's, and those of all jobs together.
-        let (wall, all) = (number(&job["write"]["runtime"])?, number(&job["job_runtime"])?);
-        let cpu = (number(&job["usr_cpu"])? + number(&job["sys_cpu"])?) / 100.0 * all;
-        Ok(Sample::timed((wall * scale / 1e3).max(1e-3), cpu * scale / 1e3))
+        fio::run(fio, "write", data)
     }
-}
-
-/// fio's version, or why there is none.
-pub(crate) fn version() -> Result<String> {
-    let output = Command::new("fio").arg("--version").output().map_err(|error| format!("fio: {error}"))?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// A file whose every block was written, on the disk and out of the caches.

@@ -8,20 +8,19 @@
 //! - [`ram`] makes the guest, [`room`] the same ground for each run;
 //! - [`contender`] lists who takes part: [`ours`], [`qemu`], [`plain`], [`fio`]; [`worker`] is the process in which
 //!   ours and the plain ones run, so that their memory and CPU time are nobody else's;
-//! - [`report`] makes tables, [`table`] prints and [`plot`] draws them.
+//! - [`report`] makes tables; [`common`] is what `restore` has too.
 
 mod args;
+#[path = "../common/mod.rs"]
+mod common;
 mod contender;
 mod fio;
-mod measure;
 mod ours;
 mod plain;
-mod plot;
 mod qemu;
 mod ram;
 mod report;
 mod room;
-mod table;
 mod uring;
 mod worker;
 
@@ -33,33 +32,21 @@ use qemu_harness::Qemu;
 use rand::seq::SliceRandom;
 
 use args::{Args, Command, Size};
+use common::measure::{Sync, gib};
+use common::{Result, plot, rows};
 use contender::{Contender, Setting};
-use measure::{Sync, gib};
 use ram::{Fill, RamFile};
 use report::Case;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
 fn main() -> ExitCode {
-    let done = match Args::parse(std::env::args().skip(1)) {
-        Ok(Command::Help) => {
+    common::run("side_by_side", Args::parse(std::env::args().skip(1)), |command| match command {
+        Command::Help => {
             print!("{}", args::HELP);
             Ok(())
         }
-        Ok(Command::Work(job)) => worker::work(&job),
-        Ok(Command::Measure(args)) => measure_all(&args),
-        Err(error) => {
-            eprintln!("side_by_side: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("side_by_side: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        Command::Work(job) => worker::work(&job),
+        Command::Measure(args) => measure_all(&args),
+    })
 }
 
 fn measure_all(args: &Args) -> Result<()> {
@@ -70,7 +57,7 @@ fn measure_all(args: &Args) -> Result<()> {
             None
         }
     };
-    if let Err(error) = fio::version() {
+    if let Err(error) = common::fio::version() {
         eprintln!("NOT MEASURED: fio/*: {error} (apt-get install fio)");
     }
     let dir = tempfile::Builder::new().prefix("side-by-side-").tempdir_in(&args.dir)?;
@@ -106,7 +93,7 @@ fn one_case(
     let mut case = Case::new(size, ram, sync, args.rounds);
     for contender in Contender::all(sync) {
         let name = contender.name();
-        if !args.only.is_empty() && !args.only.iter().any(|part| name.contains(part)) {
+        if !common::args::wants(&args.only, &name) {
             continue;
         }
         if let Some(why) = contender.missing(&setting) {
@@ -146,11 +133,8 @@ fn one_case(
         eprintln!("  {}", case.window(round));
     }
     room::clear(setting.out)?;
-    let failed = case.rows.iter().filter(|row| row.failure.is_some()).map(|row| row.contender.name());
-    let failed: Vec<_> = failed.collect();
-    // A test is there to find what does not work any more; a measurement tells it and goes on.
-    if args.test && !failed.is_empty() {
-        return Err(format!("failed: {}", failed.join(", ")).into());
+    if args.test {
+        rows::none_failed(&case.rows, Contender::name)?;
     }
     Ok(case)
 }

@@ -7,7 +7,7 @@ use mapped_ram::storage::IoMode;
 use mapped_ram::{RamBlock, SaveOptions, SyncMode};
 
 use crate::Result;
-use crate::measure::Sync;
+use crate::common::measure::Sync;
 use crate::ram::Mapped;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

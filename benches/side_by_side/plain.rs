@@ -7,7 +7,7 @@ use std::path::Path;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use crate::Result;
-use crate::measure::Sync;
+use crate::common::measure::Sync;
 use crate::ram::{Mapped, PAGE};
 
 const LARGE: usize = 1 << 20;

@@ -6,8 +6,8 @@
 use qemu_harness::{Guest, Transfer};
 
 use crate::Result;
+use crate::common::measure::{Sample, Sync, cpu_of, peak_beside_guest};
 use crate::contender::Setting;
-use crate::measure::{Sample, Sync, cpu_of, peak_beside_guest};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Way {

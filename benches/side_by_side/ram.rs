@@ -12,67 +12,38 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::slice;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::unistd::{Whence, lseek};
 use qemu_harness::SmallDisk;
-use qemu_harness::pattern::Pattern;
+use qemu_harness::pattern;
 use tempfile::TempDir;
 
 use crate::Result;
+use crate::common::guest::Pattern;
 
 pub(crate) const PAGE: usize = 4096;
-
-/// Filled and counted this much at a time.
-const STEP: usize = 64 << 20;
 
 /// What a guest with holes has in use, and in runs of which length: what an allocator of huge pages leaves.
 const RESIDENT: usize = 1 << 30;
 const RUN: usize = 8 << 20;
 
-/// Which pages hold data, all of it random; the same bytes each time.
+/// Which pages hold data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fill {
-    /// All.
-    Dense,
-    /// About half, in runs and gaps of 1 to 16 pages.
-    Half,
-    /// About one in twenty, in runs of 1 to 63 pages.
-    Five,
-    /// Every other one.
-    Alternating,
+    /// Everywhere the same; no holes.
+    Pattern(Pattern),
     /// 1 GiB in runs of 8 MiB, evenly spread; the rest was never touched.
     Resident,
 }
 
 impl Fill {
-    /// All that leave no holes.
-    pub(crate) const ALL: [Self; 4] = [Self::Dense, Self::Half, Self::Five, Self::Alternating];
-
     pub(crate) fn describe(self) -> &'static str {
         match self {
-            Self::Dense => "dense random data",
-            Self::Half => "half zero, in runs of 1 to 16 pages",
-            Self::Five => "5 percent in use, in runs of 1 to 63 pages",
-            Self::Alternating => "every other page zero",
+            Self::Pattern(pattern) => pattern.describe(),
             Self::Resident => "1 GiB in use, the rest holes",
-        }
-    }
-}
-
-impl FromStr for Fill {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "dense" => Ok(Self::Dense),
-            "half" => Ok(Self::Half),
-            "five" => Ok(Self::Five),
-            "alternating" => Ok(Self::Alternating),
-            _ => Err(format!("no pattern `{text}`: dense, half, five, alternating or all")),
         }
     }
 }
@@ -198,26 +169,23 @@ impl Mapped {
         }
         // SAFETY: mapped, writable, exclusively borrowed through `self`; no other process knows the file yet.
         let memory: &mut [u8] = unsafe { slice::from_raw_parts_mut(self.start.as_ptr().cast(), len) };
-        let pattern = match fill {
-            Fill::Dense => Pattern::Dense,
-            Fill::Half => Pattern::Ragged,
-            Fill::Five => Pattern::Sparse,
-            Fill::Alternating => Pattern::Alternating,
+        match fill {
+            Fill::Pattern(pattern) => {
+                let mut data = 0;
+                pattern.fill(memory, |part| {
+                    data += part.chunks(PAGE).filter(|page| page.iter().any(|byte| *byte != 0)).count();
+                });
+                Ok((data * PAGE) as u64)
+            }
             Fill::Resident => {
                 let runs = (RESIDENT / RUN).min(len / RUN);
                 let apart = len / runs / RUN * RUN;
                 for (seed, part) in (0..).zip(memory.chunks_mut(apart).take(runs)) {
-                    Pattern::Dense.fill(&mut part[..RUN], seed);
+                    pattern::Pattern::Dense.fill(&mut part[..RUN], seed);
                 }
-                return Ok((runs * RUN) as u64);
+                Ok((runs * RUN) as u64)
             }
-        };
-        let mut data = 0;
-        for (seed, part) in (0..).zip(memory.chunks_mut(STEP)) {
-            pattern.fill(part, seed);
-            data += part.chunks(PAGE).filter(|page| page.iter().any(|byte| *byte != 0)).count();
         }
-        Ok((data * PAGE) as u64)
     }
 }
 

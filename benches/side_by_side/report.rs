@@ -1,11 +1,11 @@
-//! From samples to tables: medians, spread, and ratios taken within a round.
+//! From samples to tables and bars.
 
 use crate::args::Size;
+use crate::common::measure::{Sync, gib, mib, size};
+use crate::common::plot::Panel;
+use crate::common::{rows, table};
 use crate::contender::Contender;
-use crate::measure::{Sample, Sync, gib, mib, size};
-use crate::plot::{Bar, Panel};
 use crate::ram::RamFile;
-use crate::table::{self, median};
 
 /// One guest, saved in one way by all.
 pub(crate) struct Case {
@@ -18,32 +18,7 @@ pub(crate) struct Case {
     pub(crate) rows: Vec<Row>,
 }
 
-pub(crate) struct Row {
-    pub(crate) contender: Contender,
-    /// One a round, until one fails.
-    pub(crate) samples: Vec<Sample>,
-    pub(crate) failure: Option<String>,
-}
-
-impl Row {
-    fn walls(&self) -> impl Iterator<Item = f64> {
-        self.samples.iter().map(|sample| sample.wall)
-    }
-
-    fn median(&self, of: impl Fn(&Sample) -> f64) -> Option<f64> {
-        median(self.samples.iter().map(of).collect())
-    }
-
-    fn wall_of(&self, round: usize) -> Option<f64> {
-        self.samples.get(round).map(|sample| sample.wall)
-    }
-
-    /// How many times as fast as `other`: the median over the rounds.
-    fn speed_against(&self, other: &Self) -> Option<f64> {
-        let rounds = 0..self.samples.len();
-        median(rounds.filter_map(|round| Some(other.wall_of(round)? / self.wall_of(round)?)).collect())
-    }
-}
+type Row = rows::Row<Contender>;
 
 impl Case {
     pub(crate) fn new(size: Size, ram: &RamFile, sync: Sync, rounds: usize) -> Self {
@@ -52,7 +27,7 @@ impl Case {
     }
 
     pub(crate) fn add(&mut self, contender: Contender) {
-        self.rows.push(Row { contender, samples: Vec::new(), failure: None });
+        self.rows.push(Row::new(contender));
     }
 
     pub(crate) fn title(&self) -> String {
@@ -60,25 +35,19 @@ impl Case {
         format!("{size}, {}, sync {}; guest in {}", self.fill, self.sync, self.place)
     }
 
-    fn best(&self, of: impl Fn(&Contender) -> bool) -> Option<&Row> {
-        let rows = self.rows.iter().filter(|row| of(&row.contender) && row.failure.is_none());
-        let timed = rows.filter_map(|row| Some((row.median(|sample| sample.wall)?, row)));
-        timed.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, row)| row)
-    }
-
     fn best_qemu(&self) -> Option<&Row> {
-        self.best(Contender::is_qemu)
+        rows::best(&self.rows, Contender::is_qemu)
     }
 
     fn ceiling(&self) -> Option<&Row> {
-        self.best(Contender::is_ceiling)
+        rows::best(&self.rows, Contender::is_ceiling)
     }
 
     /// What the machine gave in this round, in one line.
     pub(crate) fn window(&self, round: usize) -> String {
         let rate = |row: Option<&Row>| {
             row.and_then(|row| {
-                let rate = gib(self.size.bytes) / row.wall_of(round)?;
+                let rate = gib(self.size.bytes) / row.samples.get(round)?.wall;
                 Some(format!("{rate:.2} GiB/s ({})", row.contender.name()))
             })
         };
@@ -94,17 +63,8 @@ impl Case {
     /// Rates in GiB of guest memory a second.
     pub(crate) fn bars(&self) -> Panel {
         let size = gib(self.size.bytes);
-        let rate = |row: &Row| {
-            let (least, most) = (row.walls().reduce(f64::min)?, row.walls().reduce(f64::max)?);
-            let middle = row.median(|sample| sample.wall)?;
-            Some(Bar {
-                name: row.contender.name(),
-                median: size / middle,
-                least: size / most,
-                most: size / least,
-            })
-        };
-        Panel { title: self.title(), bars: self.rows.iter().filter_map(rate).collect() }
+        let bars = self.rows.iter().filter_map(|row| row.bar(row.contender.name(), size)).collect();
+        Panel { title: self.title(), bars }
     }
 
     pub(crate) fn print(&self, markdown: bool) {
@@ -139,18 +99,12 @@ impl Case {
     }
 
     fn cells(&self, row: &Row, size: f64) -> Option<Vec<String>> {
-        let wall = row.median(|sample| sample.wall)?;
-        let (least, most) = (row.walls().reduce(f64::min)?, row.walls().reduce(f64::max)?);
+        let (least, wall, most) = row.spread()?;
         // Of a guest with holes only what is resident costs anything.
         let resident = if self.size.is_sparse { gib(self.data_bytes) } else { size };
         let cpu = row.median(|sample| sample.cpu)? / resident;
         let disk = row.median(|sample| mib(sample.disk))?;
         let peak = row.samples.iter().filter_map(|sample| sample.peak).max();
-        let ratio = |other: Option<&Row>| {
-            other
-                .and_then(|other| row.speed_against(other))
-                .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
-        };
         Some(vec![
             row.contender.name(),
             format!("{wall:.3}"),
@@ -159,8 +113,8 @@ impl Case {
             format!("{cpu:.3}"),
             peak.map_or("-".to_owned(), |peak| format!("{:.1}", mib(peak))),
             format!("{disk:.0}"),
-            ratio(self.best_qemu()),
-            ratio(self.ceiling()),
+            row.ratio_to(self.best_qemu()),
+            row.ratio_to(self.ceiling()),
         ])
     }
 }

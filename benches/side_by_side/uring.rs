@@ -15,7 +15,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 
 use crate::Result;
-use crate::measure::Sync;
+use crate::common::measure::Sync;
 use crate::ram::{Mapped, PAGE};
 
 /// As many bytes as ours scans, and reserves, at a time.

@@ -1,4 +1,5 @@
-//! What a pool is made with.
+//! What a pool is made with: how many channels, how long a queue, which names. Starting the threads is the last step, and all or
+//! nothing.
 
 use std::io;
 use std::marker::PhantomData;

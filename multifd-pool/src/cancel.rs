@@ -1,4 +1,7 @@
 //! A handle that ends the work from outside.
+//!
+//! It is a flag, and a list of those that may be asleep when it is raised. The list holds weak references: a handle keeps no pool
+//! alive.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -15,6 +18,22 @@ pub(crate) trait Wake: Send + Sync {
 ///
 /// Cancelling is final. Whoever waits for a full queue, or for a sync, is told at once; a channel stops before its next
 /// system call. A system call that has begun is waited for: the kernel may still be writing to or reading from memory.
+///
+/// ```
+/// use multifd_pool::{Cancel, FileChannel, IoBatch, IoWorker, Pool, PoolError};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let file = tempfile::tempfile()?;
+/// let cancel = Cancel::new();
+/// let pool: Pool<IoBatch> = Pool::builder()
+///     .cancel(cancel.clone())
+///     .spawn(|_| Ok(IoWorker::new(FileChannel::buffered(file.try_clone()?))))?;
+/// // From any thread, such as one that waits for a signal.
+/// std::thread::spawn(move || cancel.cancel()).join().unwrap();
+/// assert!(matches!(pool.sync(), Err(PoolError::Cancelled)));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct Cancel {
     shared: Arc<Shared>,

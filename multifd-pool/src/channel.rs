@@ -1,4 +1,9 @@
-//! What carries the I/O of one channel.
+//! What carries the I/O of one channel: the seam between the pool and the system.
+//!
+//! An implementation makes single calls and may fail, come short or be interrupted as the system does. What to do about that is
+//! decided in [`transfer`](crate::transfer), once for all of them, so a test can put a failing channel in a file's place.
+//!
+//! Every offset and length is in bytes.
 
 use std::io;
 

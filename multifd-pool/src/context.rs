@@ -1,4 +1,4 @@
-//! What a worker has at hand while it runs a batch.
+//! What a worker has at hand while it runs a batch: transfers that are counted, and that stop when the pool has stopped.
 
 use std::io;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! What a channel has done.
+//!
+//! A worker counts in a [`ChannelCounters`] of its own while it runs a batch; what it counted is added to the shared ones, which
+//! anybody may read, when the batch has ended, in success or failure.
 
 use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,6 @@
 //! The threads around the queue: how they begin, run and end.
+//!
+//! What is waited for, and who is woken, is the queue's business; here a panic becomes an error, and the end of a pool a join.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,6 +14,35 @@ use crate::queue::{Queue, Take};
 use crate::sync::thread::JoinHandle;
 
 /// What one channel does with a batch. Each channel has a worker of its own, which stays in its thread.
+///
+/// [`IoWorker`](crate::IoWorker) is the ready-made one. Any other work will do:
+///
+/// ```
+/// use multifd_pool::{ChannelContext, Pool, WorkError, Worker};
+///
+/// /// Counts the pages of a batch that are zero.
+/// struct Look;
+///
+/// impl Worker for Look {
+///     type Batch = Vec<u8>;
+///
+///     fn run(&mut self, batch: Vec<u8>, context: &mut ChannelContext<'_>) -> Result<(), WorkError> {
+///         for page in batch.chunks(4096) {
+///             context.counters().zero_pages += u64::from(page.iter().all(|byte| *byte == 0));
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pool = Pool::builder().channels(2).spawn(|_| Ok(Look))?;
+/// pool.submit(vec![0; 8192])?;
+/// pool.submit(vec![1; 8192])?;
+/// let zero: u64 = pool.finish()?.iter().map(|channel| channel.zero_pages).sum();
+/// assert_eq!(zero, 2);
+/// # Ok(())
+/// # }
+/// ```
 pub trait Worker: Send {
     /// What is submitted to the pool.
     type Batch: Send;

@@ -1,4 +1,5 @@
-//! One RAM block of an open file: its bitmap and its pages.
+//! One RAM block of an open file: its bitmap, read whole or in parts, and any bytes of its pages. All pages at once are `load`'s
+//! business, showing them without reading them is `map`'s.
 
 use std::borrow::Cow;
 use std::ops::Range;

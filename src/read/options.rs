@@ -1,4 +1,4 @@
-//! How a file is opened for reading.
+//! How a file is opened for reading: where its stream begins, and what its bitmaps are like, which nothing in a file says.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! An open mapped-ram file.
+//! An open mapped-ram file: its structure, decoded once when it is opened. Bitmaps and pages are read when they are asked for.
 
 use std::path::Path;
 use std::sync::Arc;

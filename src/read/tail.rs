@@ -49,7 +49,7 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// The device state in the file, in its order.
+    /// The device state in the file, in its order. [`Tail::devices`](crate::Tail::devices) has an example.
     ///
     /// # Errors
     /// As [`tail`](Self::tail), and when the tail's sections are cut or damaged.

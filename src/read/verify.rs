@@ -150,7 +150,26 @@ impl std::fmt::Display for Problem {
 }
 
 impl Reader {
-    /// Reads the whole file and says what is wrong with it.
+    /// Reads the whole file and says what is wrong with it. The format has no checksums: what is missing is found, what was
+    /// changed is not.
+    ///
+    /// ```
+    /// # fn main() -> mapped_ram::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("guest.mram");
+    /// # let memory = vec![3_u8; 1 << 16];
+    /// # mapped_ram::SaveOptions::new().save(&path, vec![mapped_ram::RamBlock::new("ram0", &memory)])?;
+    /// use mapped_ram::{Reader, VerifyOptions};
+    ///
+    /// let report = Reader::open(&path)?.verify(VerifyOptions::new().channels(2))?;
+    /// for problem in report.problems.iter().chain(&report.warnings) {
+    ///     eprintln!("{problem}");
+    /// }
+    /// assert!(report.problems.is_empty());
+    /// assert_eq!(report.blocks[0].present, 16);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// What keeps the file from being read to its end. What is wrong with its content is in the report instead.

@@ -1,4 +1,4 @@
-//! What a finished save did.
+//! What a finished save did: pages by what became of them, each channel's bytes and calls, and how long it took.
 
 use std::time::Duration;
 

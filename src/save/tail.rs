@@ -32,6 +32,24 @@ impl Tail {
     }
 
     /// A tail that holds device state, found again by [`Reader::devices`].
+    ///
+    /// ```
+    /// # fn main() -> mapped_ram::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("guest.mram");
+    /// use mapped_ram::{Device, RamBlock, Reader, SaveOptions, Tail};
+    ///
+    /// let memory = vec![7_u8; 1 << 16];
+    /// let clock = Device { name: "clock".into(), instance: 0, version: 1, data: vec![1, 2, 3] };
+    /// let mut writer = SaveOptions::new().create(&path, vec![RamBlock::new("ram0", &memory)])?;
+    /// writer.write_all()?;
+    /// writer.finish(&Tail::devices(vec![clock]))?;
+    ///
+    /// let devices = Reader::open(&path)?.devices()?;
+    /// assert_eq!((&*devices[0].name, &*devices[0].data), ("clock", &[1, 2, 3][..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn devices(devices: Vec<Device>) -> Self {
         Self(Kind::Devices(devices))
     }

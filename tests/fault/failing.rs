@@ -1,6 +1,5 @@
 //! A source that cannot read a part of its file.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -36,27 +35,13 @@ impl Broken {
 }
 
 impl Source for Broken {
-    fn name(&self) -> String {
-        self.file.name()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset)
-    }
+    forward!(file: name, len, read_at, file);
 
     fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
         if self.refused.contains(&index) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok(Box::new(BrokenChannel { source: self.clone(), inner: self.file.channel(index, mode)? }))
-    }
-
-    fn file(&self) -> Option<&File> {
-        Some(self.file.file())
     }
 }
 

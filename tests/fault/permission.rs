@@ -17,11 +17,10 @@ use mapped_ram::{Cancel, Error, ErrorKind};
 use nix::libc;
 
 use crate::memory::{Kind, Memory, PAGE, Page, expect_same, is_readable, save};
-use crate::{open, start};
+use crate::{PAGES, open, pages, start};
 
 const NOBODY: u32 = 65534;
 const DIR: &str = "MAPPED_RAM_TEST_NOBODYS_DIR";
-const PAGES: usize = 200;
 const KINDS: [Kind; 3] = [Kind::Private, Kind::Anonymous, Kind::Memfd];
 
 /// Nobody may not reach the target's directory: all that is needed is put elsewhere.
@@ -60,15 +59,6 @@ fn nobodys(test: impl FnOnce(&Path)) {
 fn is_root() -> bool {
     // SAFETY: asks for a number, and cannot fail.
     unsafe { libc::geteuid() == 0 }
-}
-
-fn pages() -> Vec<Page> {
-    let page = |page: usize| match page % 4 {
-        0 => Page::Absent,
-        1 => Page::Stale(5),
-        _ => Page::Present(u8::try_from(page % 99).unwrap() + 1),
-    };
-    (0..PAGES).map(page).collect()
 }
 
 /// Whether even nobody may handle the kernel's faults here.

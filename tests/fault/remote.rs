@@ -15,24 +15,14 @@ use mapped_ram::{Cancel, ErrorKind, ReaderOptions};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 use crate::failing::Broken;
-use crate::memory::{Kind, Memory, PAGE, Page, expect_same, is_readable, save};
-use crate::{dir, open};
+use crate::memory::{Kind, Memory, PAGE, expect_same, is_readable, save};
+use crate::{PAGES, dir, open, pages};
 
-const PAGES: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ROLE: &str = "MAPPED_RAM_TEST_ROLE";
 const SOCKET: &str = "MAPPED_RAM_TEST_SOCKET";
 const FILE: &str = "MAPPED_RAM_TEST_FILE";
-
-fn pages() -> Vec<Page> {
-    let page = |page: usize| match page % 4 {
-        0 => Page::Absent,
-        1 => Page::Stale(5),
-        _ => Page::Present(u8::try_from(page % 99).unwrap() + 1),
-    };
-    (0..PAGES).map(page).collect()
-}
 
 /// This test program again, as another process.
 fn child(role: &str, socket: &Path, file: &Path) -> Child {

@@ -59,28 +59,10 @@ impl Channel for ScratchedChannel {
 }
 
 impl Source for Scratched {
-    fn name(&self) -> String {
-        self.inner.name()
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read_at(buffer, offset)
-    }
+    forward!(inner: name, len, read_at, effective_mode, file);
 
     fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
         Ok(Box::new(ScratchedChannel { inner: self.inner.channel(index, mode)?, bad: self.bad.clone() }))
-    }
-
-    fn effective_mode(&self, mode: IoMode) -> IoMode {
-        self.inner.effective_mode(mode)
-    }
-
-    fn file(&self) -> Option<&File> {
-        Some(self.inner.file())
     }
 }
 

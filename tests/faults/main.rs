@@ -1,6 +1,10 @@
 //! Everything that can fail, at every call where it can: the error says what and where, no thread is left, and an old file is
 //! byte for byte what it was.
 
+#[macro_use]
+#[path = "../support/forward.rs"]
+mod forward;
+
 mod bad_sector;
 mod plan;
 

@@ -9,6 +9,11 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 #[cfg(feature = "userfaultfd")]
+#[macro_use]
+#[path = "../support/forward.rs"]
+mod forward;
+
+#[cfg(feature = "userfaultfd")]
 #[path = "../fault/failing.rs"]
 mod failing;
 #[path = "../../examples/kvm/guest.rs"]

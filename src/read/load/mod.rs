@@ -189,6 +189,24 @@ impl<'a> LoadOptions<'a> {
 impl Block {
     /// Fills `memory`, exactly as long as the block, with the default [`LoadOptions`].
     ///
+    /// ```
+    /// # fn main() -> mapped_ram::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let path = dir.path().join("guest.mram");
+    /// # let memory = vec![3_u8; 1 << 16];
+    /// # mapped_ram::SaveOptions::new().save(&path, vec![mapped_ram::RamBlock::new("ram0", &memory)])?;
+    /// use mapped_ram::{Destination, Reader};
+    ///
+    /// let reader = Reader::open(&path)?;
+    /// let block = reader.block("ram0").unwrap();
+    /// // Full of something else: absent pages are cleared too.
+    /// let mut back = vec![0xFF; 1 << 16];
+    /// block.load(&mut back, Destination::Used)?;
+    /// assert_eq!(back, memory);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`LoadOptions::load`].
     pub fn load(&self, memory: &mut [u8], destination: Destination) -> Result<LoadReport> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use crate::Result;
+use super::Result;
 
 /// How far the data has to come before a save counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

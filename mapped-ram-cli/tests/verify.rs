@@ -1,0 +1,161 @@
+//! What `verify` finds, and what `compare`, `copy` and `extract` make of the same files.
+
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use mapped_ram::{RamBlock, Reader, SaveOptions, SyncMode, Tail};
+use nix::fcntl::{FallocateFlags, fallocate};
+
+use support::{PAGE, dir, expect, ram_file, saved, text};
+
+#[test]
+fn lost_pages_and_a_cut_file_are_exit_code_3() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1; 64]);
+    let bytes = fs::read(&guest).unwrap();
+    let holed = dir.path().join("holed");
+    let file = File::create(&holed).unwrap();
+    let (from, to) = ((1 << 20) + 10 * PAGE, (1 << 20) + 20 * PAGE);
+    file.write_all_at(&bytes[..from], 0).unwrap();
+    file.write_all_at(&bytes[to..], to as u64).unwrap();
+    let (_, err) = expect(3, &["verify", text(&holed)]);
+    assert!(err.contains("block `ram0`") && err.contains("10 pages") && err.contains("page 10"), "{err}");
+    expect(0, &["verify", "--allow-holes", text(&holed)]);
+
+    for length in [0, 3, 100, 1 << 20, bytes.len() - 1] {
+        file.set_len(length as u64).unwrap();
+        expect(3, &["verify", "--allow-holes", text(&holed)]);
+    }
+}
+
+/// A guest of 1 TiB of which two pages are in use, and what was in its memory: with holes read, these would take an hour.
+#[test]
+fn holes_are_equal_to_absent_pages_without_being_read() {
+    const LENGTH: u64 = 1 << 40;
+    let dir = dir();
+    let (guest, ram) = (dir.path().join("guest"), dir.path().join("ram"));
+    let pages = [0, LENGTH / 2 + 5 * PAGE as u64];
+    let mut writer = SaveOptions::new()
+        .sync(SyncMode::None)
+        .create(&guest, vec![RamBlock::detached("ram0", LENGTH)])
+        .unwrap();
+    let raw = File::create(&ram).unwrap();
+    raw.set_len(LENGTH).unwrap();
+    for page in pages {
+        writer.write_from(0, page, &[7; PAGE]).unwrap();
+        raw.write_all_at(&[7; PAGE], page).unwrap();
+    }
+    writer.finish(&Tail::minimal()).unwrap();
+    let ram0 = format!("ram0={}", text(&ram));
+    let (said, _) = expect(0, &["verify", "--against", &ram0, text(&guest)]);
+    assert!(said.contains("the same"), "{said}");
+    let (copy, all) = (dir.path().join("copy"), dir.path().join("all"));
+    expect(0, &["copy", "--sync", "none", text(&guest), text(&copy)]);
+    expect(0, &["compare", text(&guest), text(&copy)]);
+    expect(0, &["extract", "--all", "--output", text(&all), text(&guest)]);
+
+    // Data against an absent page, and a hole against a present one.
+    let differs_at = |page: u64| {
+        let (said, _) = expect(1, &["verify", "--against", &ram0, text(&guest)]);
+        assert!(said.contains(&format!("1 page differs, the first at offset {page:#x}")), "{said}");
+    };
+    let dig = |page: u64| {
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&raw, hole, page.cast_signed(), 4096).unwrap();
+    };
+    raw.write_all_at(&[1; PAGE], LENGTH / 4).unwrap();
+    differs_at(LENGTH / 4);
+    dig(LENGTH / 4);
+    dig(pages[1]);
+    differs_at(pages[1]);
+}
+
+#[test]
+fn bytes_behind_the_end_of_the_stream_are_a_warning_and_zeros_are_padding() {
+    let dir = dir();
+    let (guest, _) = saved(&dir, "guest", &[1, 2]);
+    let whole = fs::read(&guest).unwrap();
+    let behind = |bytes: &[u8]| {
+        fs::write(&guest, [&whole, bytes].concat()).unwrap();
+        let (said, err) = expect(0, &["verify", text(&guest)]);
+        assert!(said.contains("sound"), "{said}");
+        err
+    };
+    assert_eq!(behind(&[0; 5000]), "");
+    let err = behind(&[&[0; 700][..], &[9; 4300]].concat());
+    let words = format!("warning: {}: offset {:#x}: 5000 bytes", text(&guest), whole.len());
+    assert!(err.contains(&words), "{err}");
+}
+
+/// Clears the bitmap of the n-th block, as if it had never been written. A file of its own, so that no note is left from before.
+fn clear_bitmap(file: &Path, block: usize) {
+    let reader = Reader::open(file).unwrap();
+    let at = usize::try_from(reader.blocks()[block].layout().bitmap_offset()).unwrap();
+    let mut bytes = fs::read(file).unwrap();
+    bytes[at..at + 8].fill(0);
+    fs::remove_file(file).unwrap();
+    fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn pages_that_are_not_marked_are_told_and_not_thrown_away() {
+    let dir = dir();
+    let (one, _) = ram_file(&dir, "one", &[1, 0, 2, 2]);
+    let (two, _) = ram_file(&dir, "two", &[3, 0]);
+    let guest = dir.path().join("guest");
+    let save = || {
+        let (one, two) = (format!("one={}", text(&one)), format!("two={}", text(&two)));
+        // One bridged page of zeros stands in the file too; that is no page that is lost.
+        expect(0, &["save", "--ram", &one, "--ram", &two, "--bridge", "16", text(&guest)]);
+    };
+    let copy = dir.path().join("copy");
+    let words = "block `one`, offset 0x100000: no page is marked present, but 12288 bytes";
+
+    // Beside a block of which pages are present, it may be all zeros by the guest's own doing.
+    save();
+    clear_bitmap(&guest, 0);
+    let (said, err) = expect(0, &["verify", text(&guest)]);
+    assert!(said.contains("sound") && err.contains("warning: ") && err.contains(words), "{said}{err}");
+    assert!(!err.contains("`two`"), "{err}");
+    let (_, err) = expect(0, &["copy", text(&guest), text(&copy)]);
+    assert!(err.contains("warning: ") && err.contains(words), "{err}");
+
+    // Not a page of any block: nobody means that.
+    clear_bitmap(&guest, 1);
+    let before = fs::read(&guest).unwrap();
+    let (said, err) = expect(3, &["verify", text(&guest)]);
+    assert!(!said.contains("sound") && err.contains("error: ") && err.contains(words), "{said}{err}");
+    assert!(err.contains("block `two`"), "{err}");
+    for out in [&guest, &copy] {
+        let before_out = fs::read(out).unwrap();
+        let (_, err) = expect(3, &["copy", text(&guest), text(out)]);
+        assert!(err.contains(words) && err.contains("--discard-unmarked"), "{err}");
+        assert!(fs::read(out).unwrap() == before_out);
+    }
+    assert!(fs::read(&guest).unwrap() == before);
+    let (_, err) = expect(0, &["copy", "--discard-unmarked", text(&guest), text(&copy)]);
+    assert!(err.contains("warning: ") && err.contains(words), "{err}");
+    // The copy has nothing of it.
+    let (_, err) = expect(0, &["verify", text(&copy)]);
+    assert_eq!(err, "");
+
+    // A guest of zeros in the room of an older file: data, and all of it zeros.
+    let zeros = dir.path().join("zeros");
+    fs::write(&zeros, vec![0; 6 * PAGE]).unwrap();
+    let ram0 = format!("ram0={}", text(&zeros));
+    save();
+    expect(0, &["save", "--ram", &ram0, "--recycle", text(&guest), text(&guest)]);
+    for file in [&guest, &dir.path().join("written")] {
+        if file != &guest {
+            // The same with zeros written out, and no note.
+            fs::write(file, fs::read(&guest).unwrap()).unwrap();
+        }
+        let (said, err) = expect(0, &["verify", text(file)]);
+        assert!(said.contains("sound") && err.is_empty(), "{said}{err}");
+        let (_, err) = expect(0, &["copy", text(file), text(&copy)]);
+        assert_eq!(err, "");
+    }
+}
