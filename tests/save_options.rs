@@ -2,7 +2,7 @@
 //! that was never touched is passed over.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -205,6 +205,47 @@ fn a_file_may_be_recycled_for_its_own_successor_and_keeps_its_blocks() {
             }
         }
     }
+}
+
+/// As in any new file, nobody but its owner may read the guest, whatever the old file's mode was.
+#[test]
+fn what_is_saved_over_an_expendable_file_is_private() {
+    let memory = vec![1; PAGE];
+    for mode in [0o600, 0o640, 0o644, 0o666, 0o777] {
+        let dir = dir();
+        let (old, path) = (dir.path().join("old"), dir.path().join("guest.mram"));
+        fs::write(&old, "everybody's").unwrap();
+        fs::set_permissions(&old, fs::Permissions::from_mode(mode)).unwrap();
+        let save = |to| SaveOptions::new().recycle(&old).save(to, vec![RamBlock::new("ram0", &memory)]);
+        // One that is refused stays what it was, its mode too.
+        save(dir.path().join("no/such/folder")).unwrap_err();
+        assert_eq!(fs::metadata(&old).unwrap().mode() & 0o7777, mode);
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        if fs::metadata(&old).unwrap().dev() != fs::metadata(elsewhere.path()).unwrap().dev() {
+            save(elsewhere.path().join("guest.mram")).unwrap_err();
+            assert_eq!(fs::metadata(&old).unwrap().mode() & 0o7777, mode);
+        }
+        save(path.clone()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600, "{mode:o}");
+    }
+}
+
+/// The old file's owner could read the new guest; whoever may give files away takes it over altogether.
+#[test]
+fn what_was_anothers_file_is_no_longer_his() {
+    const NOBODY: u32 = 65534;
+    let dir = dir();
+    let (old, path) = (dir.path().join("old"), dir.path().join("guest.mram"));
+    fs::write(&old, "somebody's").unwrap();
+    let owner = fs::metadata(&old).unwrap().uid();
+    if let Err(error) = std::os::unix::fs::chown(&old, Some(NOBODY), None) {
+        eprintln!("NOT TESTED: files of other users: {error}");
+        return;
+    }
+    let memory = vec![1; PAGE];
+    SaveOptions::new().recycle(&old).save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+    let about = fs::metadata(&path).unwrap();
+    assert_eq!((about.uid(), about.mode() & 0o7777), (owner, 0o600));
 }
 
 /// Holes of the old file stay holes: to clear them must not have room allotted to them.

@@ -141,7 +141,7 @@ pub(crate) struct WriteArgs {
     /// Write over this file, which nobody needs any more, instead of into new room: faster. Its content is LOST
     ///
     /// Its name goes first, so that nobody reads it half-written; OUT appears when it is whole. It must be on OUT's file
-    /// system, and may be OUT itself. OUT keeps the room that the old file had, for the next that takes it over, also where its
+    /// system, and may be OUT itself. Its mode becomes 0600, but whoever has it open already sees the new guest in it. OUT keeps the room that the old file had, for the next that takes it over, also where its
     /// pages are zero; --bridge none gives that back, which takes longer
     #[arg(long, value_name = "FILE", conflicts_with = "offset")]
     pub(crate) recycle: Option<PathBuf>,

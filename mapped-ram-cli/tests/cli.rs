@@ -305,9 +305,8 @@ fn a_save_in_place_that_cannot_be_laid_out_touches_nothing() {
     }
 }
 
-#[test]
-fn a_libvirt_image_is_opened_by_itself() {
-    let dir = dir();
+/// An image of libvirt's with a made-up guest of 1 MiB, and where its stream begins.
+fn libvirt_image(path: &std::path::Path) -> usize {
     let xml = b"<domain type='qemu'/>\0";
     let (mut image, offset) = (vec![0; 92], 92 + xml.len() + 10);
     image[..16].copy_from_slice(b"LibvirtQemudSave");
@@ -316,9 +315,54 @@ fn a_libvirt_image_is_opened_by_itself() {
     }
     image.extend(xml);
     image.resize(offset, 0);
+    fs::write(path, &image).unwrap();
+    expect(0, &["save", "--synthetic", "1M", "--offset", &offset.to_string(), text(path)]);
+    offset
+}
+
+#[test]
+fn what_stands_before_a_stream_is_never_lost_by_a_copy_without_a_word() {
+    let dir = dir();
+    let (path, out) = (dir.path().join("saved.img"), dir.path().join("out"));
+    let offset = libvirt_image(&path);
+    let place = offset.to_string();
+    let image = fs::read(&path).unwrap();
+    // In its own place: the header would be nowhere any more.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for onto in [&path, &link] {
+        let (_, err) = expect(2, &["copy", text(&path), text(onto)]);
+        assert!(err.contains(text(onto)) && err.contains(&place) && err.contains("XML"), "{err}");
+    }
+    let plain = dir.path().join("plain");
+    fs::write(&plain, [7; 5000]).unwrap();
+    expect(0, &["save", "--synthetic", "1M", "--offset", "5000", text(&plain)]);
+    let (_, err) = expect(2, &["copy", "--in-offset", "5000", text(&plain), text(&plain)]);
+    assert!(err.contains("5000 bytes"), "{err}");
+    assert!(fs::read(&path).unwrap() == image && fs::read(&plain).unwrap()[..5000] == [7; 5000]);
+
+    // Elsewhere: a note, and the way that it tells of.
+    let (said, err) = expect(0, &["copy", "--stats", "json", text(&path), text(&out)]);
+    assert!(
+        err.contains("note") && err.contains("libvirt") && err.contains(&format!("head -c {place}")),
+        "{err}"
+    );
+    let stats: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(stats["notes"].to_string().contains("libvirt"), "{said}");
+    fs::write(&out, &image[..offset]).unwrap();
+    let (_, err) = expect(0, &["copy", "--offset", &place, text(&path), text(&out)]);
+    assert!(!err.contains("libvirt"), "{err}");
+    assert!(fs::read(&out).unwrap()[..offset] == image[..offset]);
+    let (said, _) = expect(0, &["info", text(&out)]);
+    assert!(said.contains("libvirt"), "{said}");
+    expect(0, &["compare", text(&path), text(&out)]);
+}
+
+#[test]
+fn a_libvirt_image_is_opened_by_itself() {
+    let dir = dir();
     let path = dir.path().join("saved.img");
-    fs::write(&path, &image).unwrap();
-    expect(0, &["save", "--synthetic", "1M", "--offset", &offset.to_string(), text(&path)]);
+    let offset = libvirt_image(&path);
     let (said, _) = expect(0, &["info", text(&path)]);
     assert!(
         said.contains("libvirt") && said.contains("running") && said.contains(&format!("at offset {offset}")),

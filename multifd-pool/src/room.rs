@@ -23,8 +23,15 @@ pub(crate) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
 /// Makes `length` bytes at `offset` read as zeros; the file's length stays as it is. What is data keeps its blocks if `keeps_room`,
 /// as far as the file system can do that and there are few pieces of it.
 pub(crate) fn clear(file: &File, offset: u64, length: u64, keeps_room: bool) -> io::Result<()> {
+    clear_by(fallocate, file, offset, length, keeps_room)
+}
+
+/// `fallocate(2)`, or what a test puts in its place: file, mode, offset and length.
+type Fallocate = fn(&File, libc::c_int, u64, u64) -> io::Result<()>;
+
+fn clear_by(fallocate: Fallocate, file: &File, offset: u64, length: u64, keeps_room: bool) -> io::Result<()> {
     let end = offset.saturating_add(length);
-    let at = if keeps_room { zero_data(file, offset, end)? } else { offset };
+    let at = if keeps_room { zero_data(fallocate, file, offset, end)? } else { offset };
     if at == end {
         return Ok(());
     }
@@ -38,7 +45,7 @@ pub(crate) fn clear(file: &File, offset: u64, length: u64, keeps_room: bool) -> 
 /// Zeros the data from `at` to `end` where it stands, and says up to where that was done.
 ///
 /// Only data: where nothing was written there is nothing to clear, and the call would have blocks allotted there.
-fn zero_data(file: &File, mut at: u64, end: u64) -> io::Result<u64> {
+fn zero_data(fallocate: Fallocate, file: &File, mut at: u64, end: u64) -> io::Result<u64> {
     for _ in 0..PIECES {
         // Where the file system does not say, nothing is kept: then a hole is made, and that tells what is wrong, if anything is.
         let Ok(data) = seek(file, at, libc::SEEK_DATA) else { return Ok(at) };
@@ -58,8 +65,10 @@ fn zero_data(file: &File, mut at: u64, end: u64) -> io::Result<u64> {
     Ok(at)
 }
 
+/// Whether the file system has no such thing. EOPNOTSUPP as a rule, but fuse2fs says EINVAL, and those who write files in user
+/// space may say what they like.
 fn is_unknown(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EOPNOTSUPP)
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS | libc::EPERM))
 }
 
 /// `lseek(2)` for data or holes; `None` where there is none any more before the file ends. A file system that knows no holes
@@ -127,7 +136,75 @@ mod tests {
         known
     }
 
+    /// A file system that takes of the modes of `fallocate(2)` only those that `takes` has, and says `error` to others.
+    macro_rules! fussy {
+        ($takes:expr, $error:expr) => {
+            |file: &File, mode, offset, length| {
+                let takes: &[libc::c_int] = $takes;
+                if takes.iter().any(|taken| mode & taken != 0) {
+                    super::fallocate(file, mode, offset, length)
+                } else {
+                    Err(io::Error::from_raw_os_error($error))
+                }
+            }
+        };
+    }
+
+    const ZERO: libc::c_int = libc::FALLOC_FL_ZERO_RANGE;
+    const PUNCH: libc::c_int = libc::FALLOC_FL_PUNCH_HOLE;
+
+    /// Bytes of 7, of which `offset` to `offset + length` were cleared, must be those that are expected.
+    fn expect_cleared(fallocate: Fallocate, offset: u64, length: u64, keeps_room: bool) {
+        let file = tempfile::tempfile().unwrap();
+        let mut expected = vec![7; 100_000];
+        file.write_all_at(&expected, 0).unwrap();
+        clear_by(fallocate, &file, offset, length, keeps_room).unwrap();
+        let within = |at: u64| usize::try_from(at).unwrap().min(expected.len());
+        let cleared = within(offset)..within(offset + length);
+        expected[cleared].fill(0);
+        let mut bytes = vec![0xEE; expected.len()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes == expected);
+        assert_eq!(file.metadata().unwrap().len(), expected.len() as u64);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_or_broken_is_told() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&[7; 10_000], 0).unwrap();
+        let broken: [(Fallocate, libc::c_int); 3] = [
+            (fussy!(&[], libc::ENOSPC), libc::ENOSPC),
+            (fussy!(&[], libc::EDQUOT), libc::EDQUOT),
+            (fussy!(&[], libc::EIO), libc::EIO),
+        ];
+        for ((fallocate, error), keeps_room) in broken.iter().flat_map(|one| [(one, false), (one, true)]) {
+            let told = clear_by(*fallocate, &file, 0, 10_000, keeps_room).unwrap_err();
+            assert_eq!(told.raw_os_error(), Some(*error));
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_a_file_system_refuses_is_done_in_another_way(
+            offset in 0_u64..100_000,
+            length in 1_u64..150_000,
+            keeps_room in any::<bool>(),
+        ) {
+            let fussy: [Fallocate; 7] = [
+                fussy!(&[PUNCH], libc::EOPNOTSUPP),
+                // fuse2fs.
+                fussy!(&[PUNCH], libc::EINVAL),
+                fussy!(&[PUNCH], libc::EPERM),
+                fussy!(&[ZERO], libc::EINVAL),
+                fussy!(&[], libc::EOPNOTSUPP),
+                fussy!(&[], libc::EINVAL),
+                fussy!(&[], libc::ENOSYS),
+            ];
+            for fallocate in fussy {
+                expect_cleared(fallocate, offset, length, keeps_room);
+            }
+        }
+
         #[test]
         fn zeros_are_written_up_to_the_end_and_no_further(
             length in 0_usize..300_000,

@@ -137,7 +137,7 @@ impl<'a> SaveOptions<'a> {
     /// Writes over the expendable file `old` instead of into new room, which is faster: the new file takes over its blocks.
     /// **What `old` holds is lost from [`create`](Self::create) on**, however the save ends; its name goes first, so that
     /// nobody reads it half-written. It must be on the file system of the new file, have one name, and may be the very file
-    /// that is saved to. The new file keeps the old one's room, also where its pages are zero, for the next that takes it over;
+    /// that is saved to. Its mode becomes 0600, and its owner this user; whoever has it open already sees the new guest. The new file keeps the old one's room, also where its pages are zero, for the next that takes it over;
     /// [`Bridge::None`] gives it back, which takes longer. Only for new files ([`create`](Self::create), [`save`](Self::save)).
     pub fn recycle(mut self, old: impl Into<PathBuf>) -> Self {
         self.recycle = Some(old.into());

@@ -16,13 +16,14 @@
 //! A recycled file that is dropped before it was published is removed: its old content is gone in any case.
 //!
 //! A file that has more than one name is refused, for under the other names it would change; so is one on another file
-//! system than the new name.
+//! system than the new name, and one of another user's, who could read the new guest. Its mode becomes that of a new file, 0600;
+//! whoever has it open already still sees what is written.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use mapped_ram_format::INCOMPLETE_MAGIC;
@@ -30,7 +31,7 @@ use multifd_pool::{Channel, FileChannel};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat, renameat2};
 use nix::libc;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
 use super::replaced::Replaced;
@@ -53,8 +54,9 @@ impl RecycledFile {
     /// save ends. `old` and `path` may be the same.
     ///
     /// # Errors
-    /// When `old` is no regular file of one name that can be written, is on another file system than `path`'s directory, or
-    /// `path` is something that [`AtomicFile`](super::AtomicFile) refuses: `old` is then as it was.
+    /// When `old` is no regular file of one name that can be written, is another user's and cannot be made this one's, is on another
+    /// file system than `path`'s directory, or `path` is something that [`AtomicFile`](super::AtomicFile) refuses: `old` is then
+    /// as it was.
     pub fn take_over(old: &Path, path: &Path) -> io::Result<Self> {
         let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         let (directory_path, file_name) = place(path)?;
@@ -76,7 +78,11 @@ impl RecycledFile {
                 "has more than one name, and would change under the others too; name a file that has one name only",
             );
         }
-        let passing = take_name(&old_directory, &old_name, &directory)?;
+        make_private(&file, &metadata)?;
+        let passing = take_name(&old_directory, &old_name, &directory).inspect_err(|_| {
+            // Still the old file.
+            give_back(&file, &metadata);
+        })?;
         let this = Self {
             file,
             shown: path.to_owned(),
@@ -105,6 +111,33 @@ impl RecycledFile {
     fn purpose(&self) -> open::Purpose {
         if self.keeps_room { open::Purpose::WriteOver } else { open::Purpose::Write }
     }
+}
+
+/// Has the file be what a new one would be: this user's, and nobody else's to read.
+fn make_private(file: &File, before: &Metadata) -> io::Result<()> {
+    let user = geteuid().as_raw();
+    if before.uid() != user {
+        fchown(file, Some(user), None).map_err(|error| {
+            let owner = before.uid();
+            io::Error::new(
+                error.kind(),
+                format!("belongs to user {owner}, who could read the new guest, and cannot be made this user's ({error}); name a file of your own"),
+            )
+        })?;
+    }
+    if before.mode() & 0o7777 != 0o600 {
+        // Its owner is refused that by a file system without modes only, where a new file has none either.
+        let _ = file.set_permissions(Permissions::from_mode(0o600));
+    }
+    Ok(())
+}
+
+/// Undoes [`make_private`], as far as that is let.
+fn give_back(file: &File, before: &Metadata) {
+    if before.uid() != geteuid().as_raw() {
+        let _ = fchown(file, Some(before.uid()), None);
+    }
+    let _ = file.set_permissions(before.permissions());
 }
 
 /// Moves `old_name` to a free passing name in `directory`, which it returns.
