@@ -253,6 +253,7 @@ fn map_for(file: &File, path: &Path, block: &Block, is_new: bool) -> Result<Mmap
 /// An error of a file that is to hold `wanted` bytes; what hugetlbfs means by it is not in the system's words.
 fn refused(file: &File, path: &Path, what: String, wanted: u64, error: io::Error) -> Problem {
     let huge = fstatfs(file).ok().filter(|about| about.filesystem_type() == HUGETLBFS_MAGIC);
+    #[allow(clippy::useless_conversion, reason = "signed with glibc, unsigned with musl")]
     let page = huge.and_then(|about| u64::try_from(about.block_size()).ok()).filter(|page| *page > 0);
     let what = match (page, error.raw_os_error().map(Errno::from_raw)) {
         (Some(page), Some(Errno::EINVAL)) => {

@@ -28,10 +28,10 @@ use std::path::{Path, PathBuf};
 
 use mapped_ram_format::INCOMPLETE_MAGIC;
 use multifd_pool::{Channel, FileChannel};
-use nix::errno::Errno;
-use nix::fcntl::{RenameFlags, renameat, renameat2};
 use nix::libc;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use rustix::fs::{RenameFlags, renameat, renameat_with};
+use rustix::io::Errno;
 
 use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
 use super::replaced::Replaced;
@@ -145,19 +145,16 @@ fn take_name(old_directory: &File, old_name: &OsString, directory: &File) -> io:
     for _ in 0..PASSING_TRIES {
         let mut passing = OsString::from(PASSING_PREFIX);
         passing.push(random_name());
-        let flags = RenameFlags::RENAME_NOREPLACE;
-        let renamed =
-            match renameat2(old_directory, old_name.as_os_str(), directory, passing.as_os_str(), flags) {
-                // A file system without the flag; a random name of 62^12 is free.
-                Err(Errno::EINVAL) => {
-                    renameat(old_directory, old_name.as_os_str(), directory, passing.as_os_str())
-                }
-                other => other,
-            };
+        let flags = RenameFlags::NOREPLACE;
+        let renamed = match renameat_with(old_directory, old_name, directory, &passing, flags) {
+            // A file system without the flag; a random name of 62^12 is free.
+            Err(Errno::INVAL) => renameat(old_directory, old_name, directory, &passing),
+            other => other,
+        };
         match renamed {
             Ok(()) => return Ok(passing),
-            Err(Errno::EEXIST) => {}
-            Err(Errno::EXDEV) => {
+            Err(Errno::EXIST) => {}
+            Err(Errno::XDEV) => {
                 return Err(io::Error::new(
                     io::ErrorKind::CrossesDevices,
                     "is on another file system than the new file; room can only be taken over within one",
@@ -205,7 +202,7 @@ impl Storage for RecycledFile {
     fn publish(&mut self, durable: bool) -> io::Result<()> {
         let Some(passing) = &self.passing else { return Ok(()) };
         let old = Replaced::hold(&self.directory, &self.file_name);
-        renameat(&self.directory, passing.as_os_str(), &self.directory, self.file_name.as_os_str())?;
+        renameat(&self.directory, passing, &self.directory, &self.file_name)?;
         self.passing = None;
         if durable {
             self.directory.sync_all()?;

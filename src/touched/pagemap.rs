@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use nix::libc;
+use nix::errno::Errno;
 
 use super::{bytes, smaps};
 use crate::map::host_page;
@@ -30,8 +30,9 @@ const REGIONS: usize = 512;
 /// How many entries of `/proc/self/pagemap` are read at a time: 64 KiB, for 32 MiB of memory.
 const ENTRIES: usize = 8 << 10;
 
-/// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`, from the kernel's manual (admin-guide/mm/pagemap).
-const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`, from the kernel's manual (admin-guide/mm/pagemap).
+nix::ioctl_readwrite!(pagemap_scan, b'f', 16, ScanArg);
+
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
@@ -199,13 +200,10 @@ impl Pagemap {
         let count = loop {
             // SAFETY: `arg` is the argument of this ioctl, of the size that it says, and `regions` has room for `vec_len`
             // regions; both outlive the call. Pages are only looked at: no flag asks for more.
-            let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
-            if let Ok(count) = usize::try_from(count) {
-                break count;
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
+            match unsafe { pagemap_scan(self.file.as_raw_fd(), &raw mut arg) } {
+                Ok(count) => break usize::try_from(count).unwrap_or(0),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
             }
         };
         let found = regions[..count.min(REGIONS)].iter().map(|region| region.start..region.end).collect();
