@@ -26,8 +26,8 @@ const EXTENT_LAST: u32 = 1;
 /// It has no place on the disk that is known, or none of its own.
 const EXTENT_ELSEWHERE: u32 = 0x2 | 0x4 | 0x200 | 0x400;
 
-/// How many extents are asked for at a time: 28 KiB.
-const AT_A_TIME: usize = 512;
+/// How many extents are asked for at a time: 14 KiB.
+const AT_A_TIME: usize = 256;
 
 /// What lies between holes is more costly to write over than new room if it is smaller than this on average, in bytes.
 const SMALL_BETWEEN_HOLES: u64 = 64 << 10;
