@@ -28,8 +28,12 @@ impl Reader {
     /// The bytes behind the last block's pages: the end of the RAM section, device sections, the vmdescription.
     ///
     /// # Errors
-    /// When they cannot be read, or are more than 1 GiB.
+    /// When they cannot be read, are more than 1 GiB, or the file has a [flaw](Self::flaw).
     pub fn tail(&self) -> Result<Vec<u8>> {
+        if let Some(flaw) = self.flaw() {
+            let what = format!("it was opened to salvage memory, and its tail is not to be had: {flaw}");
+            return Err(Error::Damaged { file: self.file().to_owned(), what });
+        }
         let (start, end) = self.tail_range();
         let length = end - start;
         if length > MAX_TAIL {

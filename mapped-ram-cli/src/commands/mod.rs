@@ -24,8 +24,11 @@ use crate::files::{expect_regular, expect_writable};
 
 /// Opens a file for reading.
 fn open(path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
+    open_with(ReaderOptions::new(), path, offset)
+}
+
+fn open_with(mut options: ReaderOptions, path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
     expect_regular(path)?;
-    let mut options = ReaderOptions::new();
     if let Some(offset) = offset {
         options = options.stream_offset(offset);
     }
