@@ -9,7 +9,7 @@ use mapped_ram::{Block, Cancel, Reader, ReaderOptions};
 use super::{find_block, open_with};
 use crate::args::ExtractArgs;
 use crate::exit::{Outcome, Problem};
-use crate::files::{expect_another, expect_no_link, expect_writable};
+use crate::files::{expect_another, expect_no_hugetlbfs, expect_no_link, expect_writable};
 use crate::names::file_name;
 use crate::output::{MadeFolders, write_block};
 use crate::salvage::write_salvaged;
@@ -26,6 +26,7 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
     };
     for (_, path) in &wanted {
         expect_writable(path)?;
+        expect_no_hugetlbfs(path)?;
         expect_another(&args.read.file, path)?;
     }
     let made = if args.all { Some(MadeFolders::make(&args.output)?) } else { None };
