@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mapped_ram::storage::{FileSource, IoMode, Source};
+use mapped_ram::storage::{FileSource, FileState, IoMode, Source};
 use mapped_ram::{
     ErrorKind, Mapping, PageBitmap, RamBlock, Reader, ReaderOptions, SaveOptions, StalePage, Tail,
 };
@@ -323,4 +323,34 @@ fn where_no_note_can_be_left_that_is_an_error() {
     let error = reader.note_clean().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(error.to_string().contains("these bytes"), "{error}");
+
+    // A file system without attributes: what was found out by the look is told all the same.
+    let reader =
+        ReaderOptions::new().from_source(Arc::new(Unnoted(FileSource::open(&path).unwrap()))).unwrap();
+    let error = reader.note_clean().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    let said = error.to_string();
+    assert!(
+        said.contains("guest.mram: its clear pages are zeros in the file, but that cannot be noted"),
+        "{said}"
+    );
+    assert!(said.contains("Operation not supported"), "{said}");
+
+    let offset = reader.blocks()[0].layout().pages_offset() + PAGE as u64;
+    File::options().write(true).open(&path).unwrap().write_all_at(b"x", offset).unwrap();
+    let reader =
+        ReaderOptions::new().from_source(Arc::new(Unnoted(FileSource::open(&path).unwrap()))).unwrap();
+    let StalePage { page, offset: at, .. } = reader.note_clean().unwrap().unwrap();
+    assert_eq!((page, at), (1, offset));
+}
+
+/// A file on which no note can be left.
+struct Unnoted(FileSource);
+
+impl Source for Unnoted {
+    forward!(0: name, len, read_at, channel, file, state, next_data, first_data);
+
+    fn note_clean(&self, _stream_offset: u64, _state: &FileState) -> io::Result<()> {
+        Err(nix::errno::Errno::EOPNOTSUPP.into())
+    }
 }

@@ -348,6 +348,43 @@ fn an_unfinished_save_in_place_is_called_incomplete_and_keeps_what_stands_before
 }
 
 #[test]
+fn an_unfinished_save_in_place_leaves_no_file_that_it_made_and_any_other() {
+    let dir = dir();
+    let path = dir.path().join("new");
+    let memory = memory_of(&[3; 100], PAGE);
+    let begin = || {
+        let mut writer = SaveOptions::new()
+            .stream_offset(1234)
+            .in_place(&path, vec![RamBlock::new("ram0", &memory)])
+            .unwrap();
+        writer.write_all().unwrap();
+        writer
+    };
+    drop(begin());
+    assert!(!path.exists());
+
+    // Another one has taken its place, or its name, meanwhile.
+    let (writer, moved) = (begin(), dir.path().join("moved"));
+    fs::rename(&path, &moved).unwrap();
+    fs::write(&path, "another").unwrap();
+    drop(writer);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+    fs::remove_file(&path).unwrap();
+    assert!(moved.exists());
+
+    // What a link leads to is its owner's.
+    std::os::unix::fs::symlink(dir.path().join("target"), &path).unwrap();
+    drop(begin());
+    assert!(dir.path().join("target").exists() && path.is_symlink());
+    fs::remove_file(&path).unwrap();
+
+    begin().finish(&Tail::minimal()).unwrap();
+    drop(begin());
+    let error = ReaderOptions::new().stream_offset(1234).open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Incomplete, "a file that was there stays");
+}
+
+#[test]
 fn stale_bytes_under_a_clear_bit_never_show() {
     let dir = dir();
     let path = dir.path().join("guest.mram");

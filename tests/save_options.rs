@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -204,6 +205,61 @@ fn a_file_may_be_recycled_for_its_own_successor_and_keeps_its_blocks() {
                 Err(error) => eprintln!("NOT TESTED that room is kept: no ranges of zeros here: {error}"),
             }
         }
+    }
+}
+
+/// A file of `pages` pages, each a piece of its own: with a hole behind it, or apart from the next on the disk. Says so if none can be
+/// made here.
+fn scattered(path: &Path, pages: usize, with_holes: bool) -> bool {
+    let file = fs::File::create(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 2 * pages * PAGE], 0).unwrap();
+    file.sync_all().unwrap();
+    let how = if with_holes {
+        FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE
+    } else {
+        FallocateFlags::FALLOC_FL_COLLAPSE_RANGE
+    };
+    for page in (0..pages).rev() {
+        let at = i64::try_from(2 * page * PAGE).unwrap();
+        if let Err(error) = fallocate(&file, how, at, 4096) {
+            eprintln!("NOT TESTED: files in many pieces: none can be made here: {error}");
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn a_file_in_very_many_pieces_is_not_written_over_but_begun_anew() {
+    let dir = dir();
+    let (old, path) = (dir.path().join("old"), dir.path().join("guest.mram"));
+    let mut memory = vec![0; 12 << 20];
+    memory[PAGE..6 << 20].fill(2);
+    for (pages, with_holes, is_given_back) in
+        [(200, false, false), (1500, false, true), (200, true, false), (1500, true, true)]
+    {
+        if !scattered(&old, pages, with_holes) {
+            continue;
+        }
+        let inode = fs::metadata(&old).unwrap().ino();
+        let report =
+            SaveOptions::new().recycle(&old).save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+        assert_eq!(report.pieces_given_back.is_some(), is_given_back, "{:?}", report.pieces_given_back);
+        // The promises of an expendable file are the same.
+        assert!(!old.exists());
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let mut back = vec![0xEE; memory.len()];
+        Reader::open(&path).unwrap().block("ram0").unwrap().load(&mut back, Destination::Used).unwrap();
+        assert!(back == memory);
+        if is_given_back {
+            // In large pieces now.
+            let again =
+                SaveOptions::new().recycle(&path).save(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+            assert_eq!(again.pieces_given_back, None);
+        }
+        fs::remove_file(&path).unwrap();
     }
 }
 

@@ -280,6 +280,14 @@ pub(crate) struct ExtractArgs {
     /// The raw image to write, or with --all the folder
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: PathBuf,
+    /// Write what can be had of a file that is cut, or cannot be read in places
+    ///
+    /// A page that is lost is zeros in the image, and stands on stdout: one line `NAME <tab> lost <tab> OFFSET <tab> LENGTH` (bytes of the
+    /// block, in decimal) for each run of them. Lost are present pages that cannot be read, that stand behind the file's end, or in holes
+    /// of it, as rescue tools leave where the disk gave nothing. Blocks without a readable bitmap, and those whose records are gone, have
+    /// no image. The exit code is 3 unless the file is whole and nothing is lost.
+    #[arg(long)]
+    pub(crate) salvage: bool,
     #[command(flatten)]
     pub(crate) read: ReadArgs,
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 
 use crate::exit::Problem;
 
@@ -49,6 +50,19 @@ pub(crate) fn expect_writable(path: &Path) -> Result<(), Problem> {
         )));
     }
     expect_no_printing_to(path)
+}
+
+/// An error where `path` is on hugetlbfs: the system's own, "Invalid argument", says nothing.
+pub(crate) fn expect_no_hugetlbfs(path: &Path) -> Result<(), Problem> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if statfs(folder).is_ok_and(|about| about.filesystem_type() == HUGETLBFS_MAGIC) {
+        return Err(Problem::Usage(format!(
+            "{} is on hugetlbfs, whose files are mapped and never written; name another place, or fill a guest's memory there with \
+             `mapped-ram restore`",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// An error where `path` is standard output or standard error: what is printed would stand among what is written.

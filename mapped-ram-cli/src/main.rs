@@ -18,6 +18,7 @@ mod private_mappings;
 mod progress;
 #[expect(unsafe_code, reason = "a mapped file is memory that others may write")]
 mod ram_file;
+mod salvage;
 mod say;
 #[expect(unsafe_code, reason = "how a signal is taken is the whole process's business")]
 mod signals;

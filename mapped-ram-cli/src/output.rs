@@ -50,7 +50,7 @@ pub(crate) fn write_block(
 }
 
 /// Writes what is not zero of `bytes` at `offset`, in runs. An error comes with the offset of the run it is about.
-fn write_used(file: &File, bytes: &[u8], offset: u64) -> Result<(), (u64, std::io::Error)> {
+pub(crate) fn write_used(file: &File, bytes: &[u8], offset: u64) -> Result<(), (u64, std::io::Error)> {
     let detector = Detector::best();
     let mut start = 0;
     let mut at = 0;

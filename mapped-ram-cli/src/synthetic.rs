@@ -16,6 +16,9 @@ use crate::exit::Problem;
 const PIECE: usize = 1 << 20;
 const PAGE: usize = 4096;
 
+/// What errors call it.
+const WHO: &str = "the made-up guest (--synthetic)";
+
 /// The name of the made-up guest's only block: what QEMU calls `-object memory-backend-ram,id=ram0`.
 pub(crate) const NAME: &str = "ram0";
 
@@ -26,13 +29,18 @@ pub(crate) fn memory(
     seed: u64,
     is_cancelled: impl Fn() -> bool + Sync,
 ) -> Result<MmapMut, Problem> {
-    let refuse =
-        || Problem::Usage(format!("--synthetic: this machine has no room for {bytes} bytes of memory"));
-    let length = usize::try_from(bytes).map_err(|_| refuse())?;
-    let mut memory = MmapMut::map_anon(length).map_err(|_| refuse())?;
+    // What no machine has is a mistake in the command line; what this one has not is the system's to say.
+    let length = usize::try_from(bytes).ok().filter(|length| isize::try_from(*length).is_ok());
+    let Some(length) = length else {
+        return Err(Problem::Usage(format!(
+            "--synthetic: there is no room for {bytes} bytes of memory in any machine"
+        )));
+    };
+    let mut memory = MmapMut::map_anon(length)
+        .map_err(|error| Problem::io(Path::new(WHO), format!("get {bytes} bytes of memory for it"), error))?;
     memory.par_chunks_mut(PIECE).enumerate().try_for_each(|(index, piece)| {
         if is_cancelled() {
-            return Err(Problem::cancelled(Path::new("the made-up guest")));
+            return Err(Problem::cancelled(Path::new(WHO)));
         }
         fill(piece, index, seed);
         Ok(())
@@ -92,7 +100,12 @@ mod tests {
 
     #[test]
     fn a_guest_that_no_machine_has_room_for_is_refused() {
-        assert!(memory(u64::MAX, 0).is_err());
+        let code = |bytes| memory(bytes, 0).unwrap_err().exit_code();
+        assert_eq!([u64::MAX, 1 << 63].map(code), [crate::exit::USAGE; 2]);
+        // On a larger machine the same is right.
+        assert_eq!([1 << 62, 1 << 50].map(code), [crate::exit::IO; 2]);
+        let said = memory(1 << 50, 0).unwrap_err().to_string();
+        assert!(said.contains(&format!("get {} bytes of memory", 1_u64 << 50)), "{said}");
     }
 
     #[test]

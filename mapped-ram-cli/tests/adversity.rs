@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -145,13 +145,82 @@ fn a_full_disk_is_exit_code_4_with_block_and_offset_and_the_old_file_stays() {
     expect_on_a_full_disk(4, &["save", "--synthetic", "12M", "--offset", "8", text(&out)]);
     assert!(fs::read(&out).unwrap().starts_with(b"precious"));
     expect(3, &["verify", "--offset", "8", text(&out)]);
+
+    // Where there was none there is none.
+    let new = dir.path().join("new");
+    expect_on_a_full_disk(4, &["save", "--synthetic", "12M", "--offset", "8", text(&new)]);
+    expect_on_a_full_disk(4, &["copy", "--offset", "8", text(&guest), text(&new)]);
+    assert_eq!(listing(dir.path()), ["guest", "out"]);
+}
+
+#[test]
+fn a_made_up_guest_that_memory_has_no_room_for_is_exit_code_4() {
+    let dir = dir();
+    for size in ["1000000G", "0x7ffffffffffff000"] {
+        let (_, err) = expect(4, &["save", "--synthetic", size, text(&dir.path().join("out"))]);
+        assert!(err.contains("--synthetic") && err.contains("bytes of memory"), "{err}");
+    }
+    assert!(listing(dir.path()).is_empty());
+}
+
+#[test]
+fn a_file_system_without_notes_is_exit_code_4_and_the_file_is_called_clean() {
+    if !can_mount() {
+        return;
+    }
+    let dir = dir();
+    let (mount, (guest, _)) = (dir.path().join("mount"), saved(&dir, "guest", &[1, 0, 2]));
+    fs::create_dir(&mount).unwrap();
+    let run = "mount -t ramfs none \"$0\" && cp \"$1\" \"$0/guest\" && shift && \"$@\"";
+    let arguments =
+        ["-rm", "sh", "-c", run, text(&mount), text(&guest), env!("CARGO_BIN_EXE_mapped-ram"), "prepare"];
+    let output = Command::new("unshare").args(arguments).arg(mount.join("guest")).output().unwrap();
+    let (_, err) = expect_output(4, output, &arguments);
+    assert!(
+        err.contains("its clear pages are zeros in the file, but") && err.contains("cannot be noted"),
+        "{err}"
+    );
+}
+
+#[test]
+fn hugetlbfs_is_called_by_its_name() {
+    let dir = dir();
+    let (mount, (guest, _)) = (dir.path().join("mount"), saved(&dir, "guest", &[1, 0, 2]));
+    fs::create_dir(&mount).unwrap();
+    let run = "mount -t hugetlbfs none \"$0\" || exit 99; \"$@\"";
+    let out = mount.join("out");
+    let (out, guest) = (text(&out), text(&guest));
+    for arguments in [
+        &["copy", guest, out][..],
+        &["save", "--synthetic", "2M", out],
+        &["save", "--offset", "4096", "--synthetic", "2M", out],
+        &["extract", guest, "--block", "ram0", "--output", out],
+    ] {
+        let output = Command::new("unshare")
+            .args(["-m", "sh", "-c", run, text(&mount), env!("CARGO_BIN_EXE_mapped-ram")])
+            .args(arguments)
+            .output();
+        let is_missing = |output: &Output| {
+            output.status.code() == Some(99)
+                || String::from_utf8_lossy(&output.stderr).starts_with("unshare:")
+        };
+        match output {
+            Ok(output) if !is_missing(&output) => {
+                let (_, err) = expect_output(2, output, arguments);
+                assert!(err.contains("is on hugetlbfs"), "{err}");
+            }
+            _ => eprintln!("NOT TESTED: an output on hugetlbfs, since none can be mounted here"),
+        }
+    }
 }
 
 /// Whether a file system of one's own can be mounted. Says so if not.
 fn can_mount() -> bool {
     let can = Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success());
     if !can {
-        eprintln!("NOT TESTED: a restore into a full file system, since none can be mounted here");
+        eprintln!(
+            "NOT TESTED: full file systems, and ones without attributes, since none can be mounted here"
+        );
     }
     can
 }

@@ -88,6 +88,21 @@ fn bytes_behind_the_end_of_the_stream_are_a_warning_and_zeros_are_padding() {
     let err = behind(&[&[0; 700][..], &[9; 4300]].concat());
     let words = format!("warning: {}: offset {:#x}: 5000 bytes", text(&guest), whole.len());
     assert!(err.contains(&words), "{err}");
+
+    // A copy has them too, and says so; no part of the guest differs for them.
+    let (copy, plain) = (dir.path().join("copy"), dir.path().join("plain"));
+    fs::write(&plain, &whole).unwrap();
+    let (_, err) = expect(0, &["copy", text(&guest), text(&copy)]);
+    let words = format!("note: {}: offset {:#x}: 5000 bytes", text(&guest), whole.len());
+    assert!(err.contains(&words) && err.contains("they are copied as they are"), "{err}");
+    assert!(fs::read(&copy).unwrap() == fs::read(&guest).unwrap());
+    assert_eq!(expect(0, &["compare", text(&guest), text(&copy)]).1, "");
+    let (said, err) = expect(0, &["compare", text(&plain), text(&copy)]);
+    assert!(said.contains("device state: the same"), "{said}");
+    assert!(err.contains(&format!("{} has 0 bytes and {} 5000", text(&plain), text(&copy))), "{err}");
+    behind(&[0; 5000]);
+    assert_eq!(expect(0, &["copy", text(&guest), text(&copy)]).1, "");
+    assert_eq!(expect(0, &["compare", text(&plain), text(&copy)]).1, "");
 }
 
 /// Clears the bitmap of the n-th block, as if it had never been written. A file of its own, so that no note is left from before.
@@ -158,4 +173,89 @@ fn pages_that_are_not_marked_are_told_and_not_thrown_away() {
         let (_, err) = expect(0, &["copy", text(file), text(&copy)]);
         assert_eq!(err, "");
     }
+}
+
+/// Cut anywhere, a page of a block is in its image as it was, or named as lost and zeros; a block of which nothing is known has no image.
+#[test]
+fn what_can_be_had_of_a_cut_file_is_extracted_and_the_rest_is_named() {
+    let dir = dir();
+    let (one, memory_one) = ram_file(&dir, "one", &[1, 0, 2, 3]);
+    let (two, memory_two) = ram_file(&dir, "two", &[0, 4, 0, 0, 5, 6, 7, 0, 8]);
+    let rams = [("one", &one), ("two", &two)].map(|(name, path)| format!("{name}={}", text(path)));
+    let guest = dir.path().join("guest");
+    expect(0, &["save", "--ram", &rams[0], "--ram", &rams[1], text(&guest)]);
+    let layouts: Vec<(u64, u64)> = Reader::open(&guest)
+        .unwrap()
+        .blocks()
+        .iter()
+        .map(|block| (block.layout().bitmap_offset(), block.layout().pages_offset()))
+        .collect();
+    let whole = fs::metadata(&guest).unwrap().len();
+    let page = PAGE as u64;
+    let mut cuts = vec![whole, whole - 1, 0, 100, layouts[0].0 + 7];
+    for (bitmap, pages) in &layouts {
+        cuts.extend([*bitmap + 8, *pages, pages + 1, pages + page, pages + 3 * page - 1, pages + 5 * page]);
+    }
+    for cut in cuts {
+        let (file, out) = (dir.path().join("cut"), dir.path().join("out"));
+        fs::copy(&guest, &file).unwrap();
+        File::options().write(true).open(&file).unwrap().set_len(cut).unwrap();
+        let code = if cut == whole { 0 } else { 3 };
+        // Of the tail nothing is extracted.
+        if cut <= layouts[1].1 + 9 * page {
+            expect(3, &["extract", text(&file), "--all", "--output", text(&out)]);
+        }
+        let (said, err) =
+            expect(code, &["extract", "--salvage", text(&file), "--all", "--output", text(&out)]);
+        assert_eq!(err.is_empty(), cut == whole, "{err}");
+        for ((name, memory), (bitmap, pages)) in
+            [("one", &memory_one), ("two", &memory_two)].iter().zip(&layouts)
+        {
+            let image = out.join(format!("{name}.raw"));
+            // The record stands before its bitmap.
+            if cut < bitmap + 8 {
+                assert!(!image.exists(), "{cut:#x} {name}");
+                continue;
+            }
+            let mut expected = (*memory).clone();
+            let mut named = Vec::new();
+            for (number, bytes) in expected.chunks_mut(PAGE).enumerate() {
+                let start = number as u64 * page;
+                if bytes[0] != 0 && cut < pages + start + page {
+                    bytes.fill(0);
+                    named.push(start);
+                }
+            }
+            assert!(fs::read(&image).unwrap() == expected, "{cut:#x} {name}");
+            let prefix = format!("{name}\tlost\t");
+            let told: Vec<u64> = said
+                .lines()
+                .filter_map(|line| line.strip_prefix(&prefix)?.split_once('\t'))
+                .flat_map(|(start, length)| {
+                    let (start, length): (u64, u64) = (start.parse().unwrap(), length.parse().unwrap());
+                    (start..start + length).step_by(PAGE)
+                })
+                .collect();
+            assert_eq!(told, named, "{cut:#x} {name}: {said}");
+            fs::remove_file(image).unwrap();
+        }
+    }
+
+    // Where the disk gave nothing, rescue tools leave holes.
+    let rescued = dir.path().join("rescued");
+    let file = File::create(&rescued).unwrap();
+    let bytes = fs::read(&guest).unwrap();
+    let hole = usize::try_from(layouts[0].1).unwrap();
+    file.write_all_at(&bytes[..hole], 0).unwrap();
+    file.write_all_at(&bytes[hole + PAGE..], (hole + PAGE) as u64).unwrap();
+    let image = dir.path().join("image");
+    let (said, err) =
+        expect(3, &["extract", "--salvage", text(&rescued), "--block", "one", "--output", text(&image)]);
+    assert_eq!(said, "one\tlost\t0\t4096\n");
+    assert!(err.contains("1 of the 3 pages"), "{err}");
+    assert!(fs::read(&image).unwrap()[PAGE..] == memory_one[PAGE..]);
+
+    // What was never finished has no bitmaps: nothing can be had of it.
+    File::options().write(true).open(&rescued).unwrap().write_all_at(&[0; 4], 0).unwrap();
+    expect(3, &["extract", "--salvage", text(&rescued), "--block", "one", "--output", text(&image)]);
 }

@@ -41,7 +41,8 @@ impl Reader {
     ///
     /// # Errors
     /// A source that is no file, a file that cannot be read, and one on which no note can be left: its file system has no place for
-    /// one (`user.` extended attributes), or this process may not write the file.
+    /// one (`user.` extended attributes), or this process may not write the file. The error says then that the file was looked at, and
+    /// is clean; stale bytes are found in any case.
     pub fn note_clean(&self) -> Result<Option<StalePage>> {
         let source = self.source();
         let failed = |what: &str| {
@@ -74,7 +75,9 @@ impl Reader {
         }
         source
             .note_clean(self.layout().stream_offset(), &state)
-            .map_err(failed("note on the file that its clear pages are zero"))?;
+            .map_err(failed(
+                "its clear pages are zeros in the file, but that cannot be noted on it, so who maps it has to look each time",
+            ))?;
         Ok(None)
     }
 }

@@ -248,6 +248,18 @@ impl Block {
                 ),
             });
         }
+        // Only a reader that salvages has such blocks. Behind the end of a file there is a hole to who asks, and no page is absent for it.
+        let end = self.layout().bitmap_offset() + self.layout().bitmap_len(self.encoding.word);
+        if end > self.shared.length {
+            return Err(Error::Damaged {
+                file: self.shared.file.clone(),
+                what: format!(
+                    "block `{}`: the file ends at {:#x}, before the end of its bitmap at {end:#x}",
+                    self.idstr(),
+                    self.shared.length
+                ),
+            });
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::storage::{FileSource, Source};
 pub struct ReaderOptions {
     pub(super) stream_offset: Option<u64>,
     pub(super) bitmap_encoding: Option<BitmapEncoding>,
+    pub(super) salvage: bool,
 }
 
 impl ReaderOptions {
@@ -41,6 +42,15 @@ impl ReaderOptions {
     /// How the host that wrote the file laid out its bitmaps: nothing in the file says so.
     pub fn bitmap_encoding(mut self, encoding: BitmapEncoding) -> Self {
         self.bitmap_encoding = Some(encoding);
+        self
+    }
+
+    /// Opens a file that is cut, or that cannot be read in places, as far as its blocks can be found one after the other; what keeps it
+    /// from being whole is in [`Reader::flaw`]. Of such a file only the blocks' memory can be had: reading a page that is gone is an
+    /// error, and so is a bitmap that is, without which nothing is known of a block's pages. A save that never finished is refused
+    /// all the same, for its bitmaps were not written.
+    pub fn salvage(mut self, salvage: bool) -> Self {
+        self.salvage = salvage;
         self
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mapped_ram_format::libvirt::SaveHeader;
-use mapped_ram_format::{DecodeError, DecodeWithError, Layout, decode_with};
+use mapped_ram_format::{DecodeError, DecodeWithError, Decoder, Layout, decode_with};
 
 use super::{Block, ReaderOptions};
 use crate::error::{Error, Result};
@@ -29,6 +29,7 @@ pub struct Reader {
     shared: Arc<Shared>,
     blocks: Vec<Block>,
     libvirt: Option<SaveHeader>,
+    flaw: Option<Error>,
 }
 
 /// What the reader and its blocks have in common.
@@ -67,17 +68,25 @@ impl Reader {
                 None => (0, None),
             },
         };
-        let layout =
+        let decoded =
             decode_with(stream_offset, length, |offset, bytes| read_exactly(&*source, &file, offset, bytes))
                 .map_err(|error| match error {
                     DecodeWithError::Decode(source) => decode_error(&file, source),
                     DecodeWithError::Read(error) => error,
-                })?;
+                });
+        let (layout, flaw) = match decoded {
+            Ok(layout) => (layout, None),
+            Err(flaw) if options.salvage => match salvaged(&*source, stream_offset, length) {
+                Some(layout) => (layout, Some(flaw)),
+                None => return Err(flaw),
+            },
+            Err(error) => return Err(error),
+        };
         let shared = Arc::new(Shared { source, file, length, layout });
         let blocks = (0..shared.layout.blocks().len())
             .map(|index| Block::new(Arc::clone(&shared), index, options.bitmap_encoding))
             .collect();
-        Ok(Self { shared, blocks, libvirt })
+        Ok(Self { shared, blocks, libvirt, flaw })
     }
 
     /// The file, as the caller named it.
@@ -100,6 +109,11 @@ impl Reader {
         self.libvirt.as_ref()
     }
 
+    /// What keeps the file from being whole, if it was opened to [salvage](ReaderOptions::salvage) from it.
+    pub fn flaw(&self) -> Option<&Error> {
+        self.flaw.as_ref()
+    }
+
     /// The RAM blocks, in the file's order.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
@@ -120,7 +134,8 @@ impl Reader {
 
     /// Where the tail begins and ends in the file.
     pub(crate) fn tail_range(&self) -> (u64, u64) {
-        (self.shared.layout.tail_offset(), self.shared.length)
+        let start = self.shared.layout.tail_offset();
+        (start, self.shared.length.max(start))
     }
 }
 
@@ -152,6 +167,21 @@ fn read_exactly(source: &dyn Source, file: &str, offset: u64, bytes: &mut [u8]) 
         });
     }
     Ok(())
+}
+
+/// The blocks whose records can be read, whatever else of the file is gone; `None` if there are none.
+fn salvaged(source: &dyn Source, stream_offset: u64, length: u64) -> Option<Layout> {
+    let mut decoder = Decoder::new(stream_offset, u64::MAX);
+    let mut bytes = Vec::new();
+    while let Some(need) = decoder.need() {
+        bytes.resize(need.len, 0);
+        let Ok(got) = source.read_at(&mut bytes, need.offset) else { break };
+        bytes[got..].fill(0);
+        if decoder.supply(&bytes).is_err() || got == 0 {
+            break;
+        }
+    }
+    decoder.finish_early(length)
 }
 
 fn libvirt_header(source: &dyn Source, file: &str) -> Result<Option<SaveHeader>> {

@@ -3,7 +3,7 @@
 use mapped_ram_format::tail::Tail;
 
 use super::Reader;
-use crate::convert::to_usize;
+use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
 
 /// The longest tail that is taken into memory, in bytes. Device state is a few MiB, with a graphics card some hundred;
@@ -28,8 +28,12 @@ impl Reader {
     /// The bytes behind the last block's pages: the end of the RAM section, device sections, the vmdescription.
     ///
     /// # Errors
-    /// When they cannot be read, or are more than 1 GiB.
+    /// When they cannot be read, are more than 1 GiB, or the file has a [flaw](Self::flaw).
     pub fn tail(&self) -> Result<Vec<u8>> {
+        if let Some(flaw) = self.flaw() {
+            let what = format!("it was opened to salvage memory, and its tail is not to be had: {flaw}");
+            return Err(Error::Damaged { file: self.file().to_owned(), what });
+        }
         let (start, end) = self.tail_range();
         let length = end - start;
         if length > MAX_TAIL {
@@ -47,6 +51,16 @@ impl Reader {
         bytes.resize(to_usize(length), 0);
         self.shared().read_exactly(start, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Where the stream ends in the file, in bytes. What stands behind belongs to nothing, and is in [`tail`](Self::tail) too: zeros as
+    /// padding, or what a longer file left that stood here before.
+    ///
+    /// # Errors
+    /// As [`devices`](Self::devices).
+    pub fn stream_end(&self) -> Result<u64> {
+        let bytes = self.tail()?;
+        Ok(self.layout().tail_offset() + to_u64(self.parse_tail(&bytes)?.length()))
     }
 
     /// The device state in the file, in its order. [`Tail::devices`](crate::Tail::devices) has an example.

@@ -253,6 +253,15 @@ impl Reader {
         Ok(())
     }
 
+    /// What [`verify`](Self::verify) warns of behind the end of the stream: bytes that are not all zeros, and belong to nothing.
+    ///
+    /// # Errors
+    /// As [`devices`](Self::devices).
+    pub fn bytes_behind(&self) -> Result<Option<Problem>> {
+        let bytes = self.tail()?;
+        Ok(bytes_behind(&bytes, self.parse_tail(&bytes)?.length(), self.tail_range().0))
+    }
+
     fn verify_tail(&self, report: &mut VerifyReport) -> Result<()> {
         let (start, end) = self.tail_range();
         report.tail_bytes = end - start;

@@ -32,6 +32,9 @@ pub struct SaveReport {
     pub present_pages: Vec<u64>,
     /// What was picked, and what was asked for and could not be had, in words for people.
     pub notes: Vec<String>,
+    /// In how many small pieces the [recycled](crate::SaveOptions::recycle) file was, with holes between them as a rule, if they were so
+    /// many that its room was given back, and new room taken. `None` if it was written over, or nothing was recycled.
+    pub pieces_given_back: Option<u64>,
     /// The time from the start of the save until all was handed to the system.
     pub write_time: Duration,
     /// The time that making it durable took.

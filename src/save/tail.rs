@@ -19,7 +19,15 @@ pub struct Tail(Kind);
 #[derive(Clone)]
 enum Kind {
     Devices(Vec<Device>),
-    Copied { source: Arc<dyn Source>, start: u64, end: u64 },
+    Copied {
+        source: Arc<dyn Source>,
+        start: u64,
+        end: u64,
+    },
+    /// That of a file that is not whole.
+    Lost {
+        file: String,
+    },
 }
 
 /// How much of a tail is copied at a time, in bytes: small beside a channel's chunk, large beside a system call.
@@ -57,6 +65,9 @@ impl Tail {
     /// The tail of the file that `reader` reads, byte for byte. Use it together with
     /// [`SaveOptions::head_of`](crate::SaveOptions::head_of): the tail repeats ids that the head gave out.
     pub fn copied_from(reader: &Reader) -> Self {
+        if reader.flaw().is_some() {
+            return Self(Kind::Lost { file: reader.file().to_owned() });
+        }
         let (start, end) = reader.tail_range();
         Self(Kind::Copied { source: reader.source(), start, end })
     }
@@ -79,6 +90,10 @@ impl Tail {
                 write(0, &bytes)?;
                 Ok(crate::convert::to_u64(bytes.len()))
             }
+            Kind::Lost { file } => Err(Error::Damaged {
+                file: file.clone(),
+                what: "it was opened to salvage memory, and its tail is not to be had".to_owned(),
+            }),
             Kind::Copied { source, start, end } => {
                 let mut buffer = vec![0; crate::convert::to_usize((end - start).min(COPY_CHUNK))];
                 let mut at = *start;

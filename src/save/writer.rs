@@ -315,6 +315,7 @@ impl<'a> Writer<'a> {
             untouched_pages: self.untouched_pages,
             present_pages: blocks.iter().map(|block| block.present.count()).collect(),
             notes: self.notes,
+            pieces_given_back: storage.pieces_given_back(),
             write_time,
             sync_time: sync.elapsed(),
         })

@@ -1,15 +1,17 @@
 //! A file that is written where it stands: behind an offset, or through a descriptor that somebody handed over.
 //!
 //! There is no name to hold back here, so the writer holds back the stream's magic instead: until everything else is
-//! synced, the place of the magic says "unfinished".
+//! synced, the place of the magic says "unfinished". A file that was made here, for want of one, is removed again unless the save
+//! is finished: it would be of no use to anybody.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use multifd_pool::Channel;
 
+use super::atomic::place;
 use super::{IoMode, Storage, note, open};
 
 /// A file whose bytes behind an offset are replaced where they stand.
@@ -17,17 +19,34 @@ use super::{IoMode, Storage, note, open};
 pub struct InPlaceFile {
     file: File,
     shown: String,
+    /// The file's path, if it was made here and nobody has finished it yet.
+    made: Option<PathBuf>,
 }
 
 impl InPlaceFile {
-    /// Opens the file at `path` for writing in place, and creates it with mode 0600 if there is none.
+    /// Opens the file at `path` for writing in place, and creates it with mode 0600 if there is none; one that was created is
+    /// removed again when it is dropped before it was [published](Storage::publish).
     ///
     /// # Errors
     /// When it cannot be opened for reading and writing, or is no regular file.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        Self::from_file(file, path.display().to_string())
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600);
+        let (file, is_made) = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match options.clone().create_new(true).open(path) {
+                    // A symbolic link that leads to nothing yet: whoever made it is to keep what it leads to.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        (options.create(true).open(path)?, false)
+                    }
+                    made => (made?, true),
+                }
+            }
+            opened => (opened?, false),
+        };
+        let mut this = Self::from_file(file, path.display().to_string())?;
+        this.made = is_made.then(|| path.to_owned());
+        Ok(this)
     }
 
     /// Takes a descriptor that is open for reading and writing; `shown` is what errors call it.
@@ -48,7 +67,7 @@ impl InPlaceFile {
             ));
         }
         note::forget(&file);
-        Ok(Self { file, shown: shown.into() })
+        Ok(Self { file, shown: shown.into(), made: None })
     }
 }
 
@@ -63,7 +82,27 @@ impl Storage for InPlaceFile {
         true
     }
 
-    fn publish(&mut self, _durable: bool) -> io::Result<()> {
+    fn publish(&mut self, durable: bool) -> io::Result<()> {
+        if let Some(path) = &self.made
+            && durable
+        {
+            let (directory, _) = place(path)?;
+            File::open(directory)?.sync_all()?;
+        }
+        self.made = None;
         Ok(())
+    }
+}
+
+impl Drop for InPlaceFile {
+    fn drop(&mut self) {
+        let Some(path) = &self.made else { return };
+        let identity = |about: fs::Metadata| (about.dev(), about.ino());
+        let (Ok(here), Ok(ours)) = (fs::symlink_metadata(path), self.file.metadata()) else { return };
+        // Somebody may have put another file there meanwhile.
+        if identity(here) == identity(ours) {
+            // Where even that fails the file stays, and every reader calls it incomplete.
+            let _ = fs::remove_file(path);
+        }
     }
 }

@@ -14,6 +14,8 @@
 //! Both are traits so that tests can put failing, recording and crashing storages behind the same writer.
 
 mod atomic;
+#[expect(unsafe_code, reason = "asks the file system where a file lies")]
+mod extents;
 mod in_place;
 mod note;
 pub(crate) mod open;
@@ -146,6 +148,11 @@ pub trait Storage: Send {
     /// place for it.
     fn note_clean(&mut self, stream_offset: u64) {
         let _ = stream_offset;
+    }
+
+    /// In how many small pieces the file lay that was to be written over, if its room was given back for that.
+    fn pieces_given_back(&self) -> Option<u64> {
+        None
     }
 
     /// Whether the bytes are seen under a name while they are written. The writer then keeps the stream's magic back

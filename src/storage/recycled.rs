@@ -15,6 +15,9 @@
 //! file will find, unless [`RecycledFile::give_back_room`] is asked for: the file system has it again then, and that takes time.
 //! A recycled file that is dropped before it was published is removed: its old content is gone in any case.
 //!
+//! Room in very many small pieces, with holes between them as a rule, is given back at once, and the new file begun anew with the same
+//! guarantees: writing it over would take longer than writing to new room. Who saves is told.
+//!
 //! A file that has more than one name is refused, for under the other names it would change; so is one on another file
 //! system than the new name, and one of another user's, who could read the new guest. Its mode becomes that of a new file, 0600;
 //! whoever has it open already still sees what is written.
@@ -35,7 +38,7 @@ use rustix::io::Errno;
 
 use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
 use super::replaced::Replaced;
-use super::{IoMode, Storage, note, open};
+use super::{IoMode, Storage, extents, note, open};
 
 /// A new file that takes over the room of an old one.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct RecycledFile {
     /// What the file is called in `directory` while it is written; `None` once it has its final name.
     passing: Option<OsString>,
     keeps_room: bool,
+    /// How many pieces the old file was in, if they were too many: then its room was given back.
+    pieces: Option<u64>,
 }
 
 impl RecycledFile {
@@ -83,6 +88,7 @@ impl RecycledFile {
             // Still the old file.
             give_back(&file, &metadata);
         })?;
+        let pieces = extents::too_many_pieces(&file);
         let this = Self {
             file,
             shown: path.to_owned(),
@@ -90,11 +96,15 @@ impl RecycledFile {
             file_name,
             passing: Some(passing),
             keeps_room: true,
+            pieces,
         };
         // Durable whatever was asked for the new file: else a power cut could bring the old name back over new bytes.
         old_directory.sync_all()?;
         this.directory.sync_all()?;
         note::forget(&this.file);
+        if pieces.is_some() {
+            this.file.set_len(0)?;
+        }
         this.file.write_all_at(&INCOMPLETE_MAGIC, 0)?;
         this.file.sync_all()?;
         Ok(this)
@@ -109,7 +119,7 @@ impl RecycledFile {
     }
 
     fn purpose(&self) -> open::Purpose {
-        if self.keeps_room { open::Purpose::WriteOver } else { open::Purpose::Write }
+        if self.keeps_room && self.pieces.is_none() { open::Purpose::WriteOver } else { open::Purpose::Write }
     }
 }
 
@@ -175,6 +185,9 @@ impl Storage for RecycledFile {
 
     fn prepare(&mut self, length: u64, pages: &[Range<u64>]) -> io::Result<()> {
         self.file.set_len(length)?;
+        if !self.holds_old_bytes() {
+            return Ok(());
+        }
         let mut channel = FileChannel::buffered(self.file.try_clone()?).keeping_room(self.keeps_room);
         // The broken magic stays: at no moment is it anything else.
         let mut at = crate::convert::to_u64(INCOMPLETE_MAGIC.len());
@@ -191,7 +204,11 @@ impl Storage for RecycledFile {
     }
 
     fn holds_old_bytes(&self) -> bool {
-        true
+        self.pieces.is_none()
+    }
+
+    fn pieces_given_back(&self) -> Option<u64> {
+        self.pieces
     }
 
     /// It has no name that anybody looks for, but a passing one, which a power cut leaves: so its magic comes last.

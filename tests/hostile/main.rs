@@ -11,7 +11,7 @@ mod huge;
 use std::fs;
 use std::path::PathBuf;
 
-use mapped_ram::{Destination, Error, ErrorKind, Reader, Result, VerifyOptions};
+use mapped_ram::{Destination, Error, ErrorKind, Reader, ReaderOptions, Result, VerifyOptions};
 
 use crate::allocator::peak_of;
 use crate::cases::{Case, cases};
@@ -123,6 +123,56 @@ fn a_flipped_byte_anywhere_is_read_safely_or_rejected() {
         }
     }
     assert!(opened > 0);
+}
+
+/// What is salvaged of a file that is cut is right, or an error: a block that is found has the bytes that stand in the file, a tail never
+/// comes out as whole.
+#[test]
+fn what_is_salvaged_of_a_cut_stream_is_what_stands_there() {
+    let sound = cases::sound();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("cut.mram");
+    fs::write(&path, &sound).unwrap();
+    let read = |reader: &Reader, index: usize| {
+        let block = &reader.blocks()[index];
+        let mut bytes = vec![0xEE; usize::try_from(block.used_length()).unwrap()];
+        block.read_at(0, &mut bytes).map(|()| bytes)
+    };
+    let whole = Reader::open(&path).unwrap();
+    let memory: Vec<Vec<u8>> = (0..whole.blocks().len()).map(|index| read(&whole, index).unwrap()).collect();
+    let mut had = 0;
+    for length in 0..sound.len() {
+        fs::write(&path, &sound[..length]).unwrap();
+        let (result, peak) = peak_of(|| ReaderOptions::new().salvage(true).open(&path));
+        assert!(peak < BOUND, "cut to {length}: {peak} bytes");
+        let reader = match result {
+            Ok(reader) => reader,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Incomplete, "cut to {length}: {error}");
+                continue;
+            }
+        };
+        assert_eq!(reader.flaw().is_some(), Reader::open(&path).is_err());
+        for (index, block) in reader.blocks().iter().enumerate() {
+            match read(&reader, index) {
+                Ok(bytes) => {
+                    assert!(bytes == memory[index], "cut to {length}: block {index}");
+                    had += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Damaged, "cut to {length}: {error}");
+                    assert!((length as u64) < block.layout().end(), "cut to {length}: {error}");
+                }
+            }
+        }
+        if reader.flaw().is_some() {
+            reader.devices().unwrap_err();
+            if length % 64 == 0 {
+                reader.verify(VerifyOptions::new()).unwrap_err();
+            }
+        }
+    }
+    assert!(had > 0);
 }
 
 #[test]

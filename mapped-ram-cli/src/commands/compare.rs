@@ -30,9 +30,47 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
         say::line(&format!("{}: only in {}", block.idstr(), two.file()))?;
         same = false;
     }
-    let tails = one.tail()? == two.tail()?;
+    let (tail_one, tail_two) = (tail(&one)?, tail(&two)?);
+    let tails = tail_one.state() == tail_two.state();
     say::line(&format!("device state: {}", if tails { "the same" } else { "differs" }))?;
+    if tail_one.behind() != tail_two.behind() {
+        // No part of either guest.
+        say::note(&format!(
+            "behind the end of the stream {} has {} bytes and {} {}, which are not the same, and belong to nothing",
+            one.file(),
+            tail_one.behind().len(),
+            two.file(),
+            tail_two.behind().len()
+        ));
+    }
     Ok(if same && tails { Outcome::Good } else { Outcome::Differs })
+}
+
+/// What stands behind a file's blocks.
+struct FileTail {
+    bytes: Vec<u8>,
+    /// How much of it is the stream's.
+    length: usize,
+}
+
+impl FileTail {
+    fn state(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Without the zeros at its end, which are padding.
+    fn behind(&self) -> &[u8] {
+        let end = self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        &self.bytes[self.length..end.max(self.length)]
+    }
+}
+
+/// All of it counts as device state where nobody can tell its end.
+fn tail(reader: &Reader) -> Result<FileTail, Problem> {
+    let bytes = reader.tail()?;
+    let start = reader.layout().tail_offset();
+    let length = reader.stream_end().ok().and_then(|end| usize::try_from(end - start).ok());
+    Ok(FileTail { length: length.map_or(bytes.len(), |length| length.min(bytes.len())), bytes })
 }
 
 /// The blocks by their names, of which no two in a file are the same.

@@ -37,9 +37,9 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
             what: format!("pages of {} bytes; at most {MAX_PAGE} are copied", reader.layout().page_size()),
         });
     }
-    let left_behind = left_behind(&reader, args)?;
+    let mut notes = left_behind(&reader, args)?;
     // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
-    reader.devices()?;
+    let behind = reader.bytes_behind()?;
     look_for_unmarked(&reader, args.discard_unmarked, &cancel)?;
     // A copy is made to be small, as a rule.
     let bridge = args.write.bridge.unwrap_or(Bridge::None);
@@ -54,7 +54,8 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     bar.finish_and_clear();
     let report = writer.finish(&Tail::copied_from(&reader))?;
     let pages = count(&reader, report.pages_written(), writes_all)?;
-    tell(&args.out, &args.write, &report, pages, &left_behind)?;
+    notes.extend(behind.map(|problem| format!("{}: {problem}; they are copied as they are", reader.file())));
+    tell(&args.out, &args.write, &report, pages, &notes)?;
     Ok(Outcome::Good)
 }
 

@@ -2,35 +2,43 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use mapped_ram::{Block, Reader};
+use mapped_ram::{Block, Cancel, Reader, ReaderOptions};
 
-use super::{find_block, open_args};
+use super::{find_block, open_with};
 use crate::args::ExtractArgs;
 use crate::exit::{Outcome, Problem};
-use crate::files::{expect_another, expect_no_link, expect_writable};
+use crate::files::{expect_another, expect_no_hugetlbfs, expect_no_link, expect_writable};
 use crate::names::file_name;
 use crate::output::{MadeFolders, write_block};
+use crate::salvage::write_salvaged;
 use crate::signals::interruptible;
 use crate::{progress, say};
 
 pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
-    let reader = open_args(&args.read)?;
+    let options = ReaderOptions::new().salvage(args.salvage);
+    let reader = open_with(options, &args.read.file, args.read.offset)?;
     let wanted = match &args.block {
         Some(name) => vec![(find_block(&reader, name.as_bytes())?, args.output.clone())],
         None => all(&reader, args)?,
     };
     for (_, path) in &wanted {
         expect_writable(path)?;
+        expect_no_hugetlbfs(path)?;
         expect_another(&args.read.file, path)?;
     }
     let made = if args.all { Some(MadeFolders::make(&args.output)?) } else { None };
     let bar = progress::bar("extract", wanted.iter().map(|(block, _)| block.used_length()).sum());
+    let mut is_whole = reader.flaw().is_none();
     for (block, path) in &wanted {
-        write_block(block, path, &cancel, &bar)?;
-        if args.all {
+        if args.salvage {
+            is_whole &= bar.suspend(|| salvage(block, &args.read.file, path, &cancel))?;
+        } else {
+            write_block(block, path, &cancel, &bar)?;
+        }
+        if args.all && path.exists() {
             bar.suspend(|| say::line(&format!("{}\t{}", block.idstr(), path.display())))?;
         }
     }
@@ -38,7 +46,44 @@ pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
     if let Some(made) = made {
         made.keep();
     }
-    Ok(Outcome::Good)
+    if args.salvage
+        && is_whole
+        && let Err(error) = reader.devices()
+    {
+        say::error(&format!("{error}; the memory of all blocks was had"));
+        is_whole = false;
+    }
+    if let Some(flaw) = reader.flaw() {
+        say::error(&format!(
+            "{flaw}; {} of its blocks were found, and nothing behind them",
+            reader.blocks().len()
+        ));
+    }
+    Ok(if is_whole { Outcome::Good } else { Outcome::Damaged })
+}
+
+/// Writes what can be had of a block, says what cannot, and whether all could.
+fn salvage(block: &Block, file: &Path, path: &Path, cancel: &Cancel) -> Result<bool, Problem> {
+    let name = block.idstr();
+    if let Err(error) = block.bitmap() {
+        say::error(&format!(
+            "block `{name}`: no image: without its bitmap nothing is known of its pages: {error}"
+        ));
+        return Ok(false);
+    }
+    let lost = write_salvaged(block, file, path, cancel)?;
+    let page = block.page_size();
+    for run in lost.runs() {
+        say::line(&format!("{name}\tlost\t{}\t{}", run.start * page, (run.end - run.start) * page))?;
+    }
+    let (gone, present) = (lost.count(), block.present_pages()?);
+    if gone > 0 {
+        say::error(&format!(
+            "block `{name}`: {gone} of the {present} pages that it had in the file are lost, and zeros in {}",
+            path.display()
+        ));
+    }
+    Ok(gone == 0)
 }
 
 /// Every block that the file holds, and where it goes: always right inside the folder.

@@ -20,12 +20,15 @@ use mapped_ram::{Block, Cancel, RamBlock, Reader, ReaderOptions, SaveOptions, Sy
 
 use crate::args::{Mode, ReadArgs, Sync, WriteArgs, ZeroDetection};
 use crate::exit::Problem;
-use crate::files::{expect_regular, expect_writable};
+use crate::files::{expect_no_hugetlbfs, expect_regular, expect_writable};
 
 /// Opens a file for reading.
 fn open(path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
+    open_with(ReaderOptions::new(), path, offset)
+}
+
+fn open_with(mut options: ReaderOptions, path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
     expect_regular(path)?;
-    let mut options = ReaderOptions::new();
     if let Some(offset) = offset {
         options = options.stream_offset(offset);
     }
@@ -91,6 +94,7 @@ fn begin<'a>(
 ) -> Result<Writer<'a>, Problem> {
     // Looked at before it is opened: a pipe would be waited for until somebody reads it.
     expect_writable(out)?;
+    expect_no_hugetlbfs(out)?;
     if let Some(old) = &args.recycle {
         expect_regular(old)?;
         expect_writable(old)?;

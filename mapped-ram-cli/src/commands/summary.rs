@@ -35,7 +35,14 @@ pub(crate) fn tell(
     pages: Pages,
     warnings: &[String],
 ) -> Result<(), Problem> {
-    for warning in warnings {
+    let scattered = report.pieces_given_back.map(|pieces| {
+        format!(
+            "the file to recycle was in {pieces} small pieces, and takes longer to write over than new room: its room was given back, and \
+             new room taken"
+        )
+    });
+    let warnings: Vec<String> = warnings.iter().cloned().chain(scattered).collect();
+    for warning in &warnings {
         say::note(warning);
     }
     // Who asked for a mode is told that it could not be had, and who asked for nothing need not know.
@@ -46,7 +53,7 @@ pub(crate) fn tell(
     }
     match args.stats {
         Stats::Text => say::line(&text(out, report, pages)),
-        Stats::Json => say::raw(&json(out, report, pages, warnings).to_string()),
+        Stats::Json => say::raw(&json(out, report, pages, &warnings).to_string()),
     }
 }
 

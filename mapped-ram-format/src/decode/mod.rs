@@ -160,6 +160,40 @@ impl Decoder {
         })
     }
 
+    /// The layout of the blocks that were found so far and whose records end at `file_end` or before, for a file of which the rest is
+    /// gone; `None` if there are none.
+    ///
+    /// Blocks are found without their pages being there if the end that [`new`](Self::new) is given is behind the file's, and what is
+    /// missing of the bytes that are asked for is supplied as zeros.
+    ///
+    /// ```
+    /// use mapped_ram_format::{BlockPlan, Decoder, LayoutPlan};
+    ///
+    /// let plan = LayoutPlan::new().block(BlockPlan::new("ram0", 4096)).build()?;
+    /// let head = &plan.pieces()[0].bytes;
+    /// let mut decoder = Decoder::new(0, u64::MAX);
+    /// while let Some(need) = decoder.need() {
+    ///     let start = usize::try_from(need.offset)?;
+    ///     let mut bytes = head.get(start..).unwrap_or_default().to_vec();
+    ///     bytes.resize(need.len, 0);
+    ///     if decoder.supply(&bytes).is_err() {
+    ///         break;
+    ///     }
+    /// }
+    /// let layout = decoder.finish_early(head.len() as u64).unwrap();
+    /// assert_eq!(layout.blocks(), plan.blocks());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn finish_early(mut self, file_end: u64) -> Option<Layout> {
+        let blocks = &mut self.records.blocks;
+        let found = blocks.iter().take_while(|block| block.record_end() <= file_end).count();
+        blocks.truncate(found);
+        let end = blocks.last()?.end();
+        self.by_name = order_by_name(blocks).ok()?;
+        (self.failed, self.step, self.cursor) = (None, Step::Done, end);
+        self.finish().ok()
+    }
+
     /// Takes as many items as `bytes`, which begin at the cursor, hold; then asks for more.
     fn run(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
         let base = self.cursor;
