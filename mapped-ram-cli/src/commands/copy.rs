@@ -80,7 +80,8 @@ impl Preamble {
             return Ok(Self::Kept);
         }
         if before != 0 && expect_another(&args.input, &args.out).is_err() {
-            let what = if is_libvirt { "libvirt's header with the domain's XML" } else { "which no copy has" };
+            let what =
+                if is_libvirt { "libvirt's header with the domain's XML" } else { "which no copy has" };
             return Err(Problem::Usage(format!(
                 "the output {} is the input, and the {before} bytes before its stream would be lost ({what}); name another file",
                 args.out.display()
