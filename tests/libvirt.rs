@@ -161,6 +161,10 @@ fn a_real_header_is_read_and_kept() {
     let read = Reader::open(&two).unwrap();
     assert_eq!(read.libvirt(), Some(&header));
     assert!(read.is_noted_clean() == source.is_noted_clean(), "the note speaks of the stream where it is");
+    // The stream begins anywhere, its pages at whole ones: they can be mapped.
+    let mapping = read.blocks()[0].map().unwrap();
+    // SAFETY: a mapping that nobody writes, of a file that nobody writes.
+    assert!(unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) } == memory);
 }
 
 /// A header can say 4 GiB, all of it a hole: that costs neither memory nor time nor room.
