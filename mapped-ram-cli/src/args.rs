@@ -365,7 +365,7 @@ pub(crate) struct CopyArgs {
     /// QEMU's background-snapshot writes such files. To whoever loads one its memory is zeros, but the pages are in it still
     #[arg(long)]
     pub(crate) discard_unmarked: bool,
-    /// Leave out the header of a libvirt image: what QEMU loads by itself, and `virsh restore` does not
+    /// Leave out the header of a libvirt image: such a copy QEMU loads, and `virsh restore` does not take it
     #[arg(long)]
     pub(crate) stream_only: bool,
     #[command(flatten)]
