@@ -67,6 +67,9 @@ pub(crate) enum Command {
     #[command(after_help = EXIT_CODES)]
     Serve(ServeArgs),
     /// Write a file anew: without zero pages and stale bytes, device state and all
+    ///
+    /// The copy of a libvirt image is one too, which `virsh restore` takes: the header with the domain's XML comes along, unless
+    /// --stream-only or --offset is given. Other bytes before the stream do not.
     #[command(after_help = EXIT_CODES)]
     Copy(CopyArgs),
     /// Compare the memory and the device state of two files
@@ -370,6 +373,9 @@ pub(crate) struct CopyArgs {
     /// QEMU's background-snapshot writes such files. To whoever loads one its memory is zeros, but the pages are in it still
     #[arg(long)]
     pub(crate) discard_unmarked: bool,
+    /// Leave out the header of a libvirt image: such a copy QEMU loads, and `virsh restore` does not take it
+    #[arg(long)]
+    pub(crate) stream_only: bool,
     #[command(flatten)]
     pub(crate) write: WriteArgs,
     /// The file to read

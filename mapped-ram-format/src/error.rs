@@ -228,7 +228,7 @@ pub enum Defect {
     #[error("the vmdescription and the device sections disagree about `{0}`")]
     DescriptionMismatch(Box<str>),
     /// A libvirt image whose memory is not stored as mapped-ram.
-    #[error("libvirt image format {0}, only 6 (sparse) holds mapped-ram")]
+    #[error("libvirt image format {0}{name}, only 6 (`virsh save --image-format sparse`) holds mapped-ram", name = libvirt_format(*.0))]
     LibvirtFormat(u32),
     /// A libvirt cookie outside of the header's data.
     #[error("cookie at {cookie_offset} of {data_len} bytes")]
@@ -256,6 +256,19 @@ impl Defect {
             | Self::LibvirtFormat(_) => ErrorKind::Unsupported,
             _ => ErrorKind::Damaged,
         }
+    }
+}
+
+/// How libvirt calls the format `number`, in brackets, for whoever has to choose another one.
+fn libvirt_format(number: u32) -> &'static str {
+    match number {
+        0 => " (raw)",
+        1 => " (gzip)",
+        2 => " (bzip2)",
+        3 => " (xz)",
+        4 => " (lzop)",
+        5 => " (zstd)",
+        _ => "",
     }
 }
 

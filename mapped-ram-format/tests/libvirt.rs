@@ -65,6 +65,21 @@ fn fields_stand_where_libvirt_puts_them() {
     assert_eq!(SaveHeader::decode(&big).unwrap().unwrap().xml_range(), 92..892);
 }
 
+/// What libvirt 11.3.0 wrote, but for the zeros at the end of the data.
+#[test]
+fn a_real_header_says_what_libvirt_meant() {
+    let bytes = include_bytes!("../../tests/data/libvirt/11.3.0.head");
+    let header = SaveHeader::decode(bytes).unwrap().unwrap();
+    assert_eq!(header.encode(), bytes[..SaveHeader::LEN]);
+    assert_eq!((header.stream_offset(), header.was_running()), (67_245, true));
+    assert_eq!(header.byte_order(), ByteOrder::Little);
+    let place = |at: u64| usize::try_from(at).unwrap();
+    let xml = &bytes[place(header.xml_range().start)..place(header.xml_range().end)];
+    assert!(xml.starts_with(b"<domain") && xml.ends_with(b"</domain>\n\0"));
+    let cookie = &bytes[place(header.cookie_range().unwrap().start)..];
+    assert!(cookie.starts_with(b"<cookie>") && cookie.ends_with(b"</cookie>\n\0"));
+}
+
 #[test]
 fn images_that_are_refused() {
     let refused = |at: usize, bytes: &[u8]| {
@@ -76,6 +91,10 @@ fn images_that_are_refused() {
     assert_eq!(refused(0, b"LibvirtQemudPart"), (ErrorKind::Incomplete, Defect::NeverFinished, 0));
     assert_eq!(refused(12, b"Xave"), (ErrorKind::Damaged, Defect::Magic(*b"Xave"), 12));
     assert_eq!(refused(28, &[5]), (ErrorKind::Unsupported, Defect::LibvirtFormat(5), 28));
+    // Whoever saved the guest so is told how libvirt calls that, and what to ask for.
+    let said = |format| Defect::LibvirtFormat(format).to_string();
+    assert!(said(0).contains("0 (raw)") && said(5).contains("5 (zstd)") && said(77).contains("77,"));
+    assert!(said(0).contains("--image-format sparse"));
     let version = |found| Defect::Version { of: "the libvirt header", found };
     assert_eq!(refused(16, &[0]), (ErrorKind::Damaged, version(0), 16));
     assert_eq!(refused(16, &[3]), (ErrorKind::Unsupported, version(3), 16));

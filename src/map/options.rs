@@ -60,8 +60,8 @@ impl MapOptions {
     ///
     /// # Errors
     /// - A block that the file leaves out, and a source that is no file.
-    /// - Pages that do not begin at a multiple of the host's page size in the file, as in libvirt's images or behind
-    ///   other offsets: load such a block, or write the file anew.
+    /// - Pages that do not begin at a multiple of the host's page size in the file, as who aligns them to smaller pages leaves them: load
+    ///   such a block, or write the file anew. QEMU and libvirt align them to 1 MiB, wherever the stream begins.
     /// - A file that was cut since it was opened.
     /// - A working set that was recorded with a block of another name or length.
     /// - What the system says: too little address space, too many mappings (`vm.max_map_count`), stale pages that

@@ -8,7 +8,7 @@ use mapped_ram_format::bitmap::BitmapEncoding;
 
 use super::tail::Tail;
 use super::writer::Writer;
-use crate::convert::to_u64;
+use crate::convert::{to_u64, to_usize};
 use crate::error::{Error, Result};
 use crate::transfer::{clear_range, write_slice};
 
@@ -28,15 +28,29 @@ impl Writer<'_> {
                 .map_err(|source| Error::io(&self.file, "mark the stream as unfinished", source))?;
         }
         self.prepare()?;
-        for mut piece in self.layout.pieces() {
-            if piece.offset == start && self.storage.is_in_place() {
-                let rest = piece.bytes.split_off(INCOMPLETE_MAGIC.len());
-                self.magic = std::mem::replace(&mut piece.bytes, rest);
-                piece.offset += to_u64(INCOMPLETE_MAGIC.len());
-            }
-            self.write_bytes(&label, &piece.bytes, piece.offset)?;
+        let preamble = self.preamble.take();
+        // What makes readers take the file: the stream's first bytes, or those of what stands before it.
+        self.magic_offset = if preamble.is_some() { 0 } else { start };
+        if let Some(preamble) = preamble {
+            let label: Arc<str> = Arc::from("what stands before the stream");
+            preamble.pour_data(|at, bytes| self.write_but_magic(&label, bytes, at))?;
+        }
+        for piece in self.layout.pieces() {
+            self.write_but_magic(&label, &piece.bytes, piece.offset)?;
         }
         Ok(())
+    }
+
+    /// Writes `bytes`, except for those that stand at the place of the magic where readers could see an unfinished file: they come
+    /// last of all.
+    fn write_but_magic(&mut self, label: &Arc<str>, bytes: &[u8], offset: u64) -> Result<()> {
+        let place = offset - self.magic_offset;
+        let held = if self.storage.is_in_place() { self.magic.len() } else { 0 };
+        let (kept, rest) = bytes.split_at(held.saturating_sub(to_usize(place)).min(bytes.len()));
+        if !kept.is_empty() {
+            self.magic[to_usize(place)..][..kept.len()].copy_from_slice(kept);
+        }
+        self.write_bytes(label, rest, offset + to_u64(kept.len()))
     }
 
     fn prepare(&mut self) -> Result<()> {

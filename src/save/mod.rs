@@ -10,6 +10,7 @@
 //! A page's bit is set only after its bytes were accepted by the system, and a bitmap is written only after all pages
 //! are; so whatever point a save is interrupted at, no bit speaks of a page that is not there.
 
+mod copied;
 mod frame;
 mod mode;
 mod options;

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use mapped_ram_format::Layout;
 use multifd_pool::Cancel;
 
+use super::copied::Copied;
 use super::{Bridge, SaveReport, SyncMode, Tail, Writer};
 use crate::error::{Error, Result};
 use crate::progress::{Callback, Progress};
 use crate::ram_block::RamBlock;
+use crate::read::Reader;
 use crate::storage::{AtomicFile, InPlaceFile, IoMode, RecycledFile, Storage};
 use crate::touched::Method;
 
@@ -62,6 +64,7 @@ pub struct SaveOptions<'a> {
     pub(crate) stream_offset: u64,
     pub(crate) alignment: Option<u64>,
     pub(crate) head: Option<Layout>,
+    pub(super) preamble: Option<Copied>,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Callback<'a>,
 }
@@ -92,6 +95,7 @@ impl<'a> SaveOptions<'a> {
             stream_offset: 0,
             alignment: None,
             head: None,
+            preamble: None,
             cancel: Cancel::new(),
             progress: None,
         }
@@ -182,6 +186,30 @@ impl<'a> SaveOptions<'a> {
     /// Where in the file the stream begins. Only for saves in place; the bytes before it are kept.
     pub fn stream_offset(mut self, offset: u64) -> Self {
         self.stream_offset = offset;
+        self.preamble = None;
+        self
+    }
+
+    /// Puts before the stream what stands there in the file that `reader` reads, byte for byte, and begins the stream at the same
+    /// offset: libvirt's header with the domain's XML, without which libvirt takes no file for its own. Its holes stay holes. Only for
+    /// new files: a save in place keeps what it finds there. Use it together with [`head_of`](Self::head_of).
+    ///
+    /// ```no_run
+    /// # fn main() -> mapped_ram::Result<()> {
+    /// use mapped_ram::{RamBlock, Reader, SaveOptions};
+    ///
+    /// let saved = Reader::open("/var/lib/libvirt/qemu/save/guest.save")?;
+    /// let blocks = saved.blocks().iter().map(|block| RamBlock::detached(block.layout().idstr_bytes(), block.used_length()));
+    /// let writer = SaveOptions::new().head_of(saved.layout()).preamble_of(&saved).create("copy.save", blocks.collect())?;
+    /// assert_eq!(writer.layout().stream_offset(), saved.layout().stream_offset());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn preamble_of(mut self, reader: &Reader) -> Self {
+        let end = reader.layout().stream_offset();
+        self.stream_offset = end;
+        let what = "what stands before the stream";
+        self.preamble = Some(Copied { source: reader.source(), start: 0, end, what });
         self
     }
 
@@ -232,7 +260,7 @@ impl<'a> SaveOptions<'a> {
     /// Bad options or blocks, and what the system says to creating a file in `path`'s directory.
     pub fn create(self, path: impl AsRef<Path>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         let path = path.as_ref();
-        if self.stream_offset != 0 {
+        if self.stream_offset != 0 && self.preamble.is_none() {
             return Err(Error::Usage(format!(
                 "a new file has nothing before its stream; use a save in place for offset {}",
                 self.stream_offset
@@ -259,7 +287,7 @@ impl<'a> SaveOptions<'a> {
     /// Bad options or blocks, and what the system says to opening or writing the file.
     pub fn in_place(self, path: impl AsRef<Path>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         let path = path.as_ref();
-        self.check_not_recycling()?;
+        self.check_for_in_place()?;
         // Opening makes a file that is not there, and changes one that is.
         self.check_all(&blocks)?;
         let storage = InPlaceFile::open(path)
@@ -273,7 +301,7 @@ impl<'a> SaveOptions<'a> {
     /// # Errors
     /// As [`in_place`](Self::in_place), and when the descriptor is no regular file.
     pub fn in_file(self, file: File, name: &str, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
-        self.check_not_recycling()?;
+        self.check_for_in_place()?;
         self.check_all(&blocks)?;
         let storage = InPlaceFile::from_file(file, name)
             .map_err(|source| Error::io(name, "use the descriptor", source))?;
@@ -286,10 +314,24 @@ impl<'a> SaveOptions<'a> {
     /// Bad options or blocks, and what the storage says to its first writes.
     pub fn with_storage(self, storage: Box<dyn Storage>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         self.check()?;
+        if storage.is_in_place() && !storage.holds_old_bytes() {
+            self.check_for_no_preamble()?;
+        }
         Writer::begin(self, storage, blocks)
     }
 
-    fn check_not_recycling(&self) -> Result<()> {
+    fn check_for_no_preamble(&self) -> Result<()> {
+        if self.preamble.is_none() {
+            return Ok(());
+        }
+        Err(Error::Usage(
+            "a save in place keeps what stands before its stream; only a new file takes over another's"
+                .to_owned(),
+        ))
+    }
+
+    fn check_for_in_place(&self) -> Result<()> {
+        self.check_for_no_preamble()?;
         match &self.recycle {
             None => Ok(()),
             Some(old) => Err(Error::Usage(format!(

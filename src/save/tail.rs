@@ -3,14 +3,12 @@
 //! The tail is opaque to whoever saves RAM: the smallest one that QEMU loads, one with the device state of the
 //! monitor that saves, or the bytes of another file's tail as they are.
 
-use std::sync::Arc;
-
 use mapped_ram_format::Layout;
 use mapped_ram_format::tail::{Device, TailBuilder};
 
+use super::copied::Copied;
 use crate::error::{Error, Result};
 use crate::read::Reader;
-use crate::storage::Source;
 
 /// What is written behind the last block's pages.
 #[derive(Clone)]
@@ -19,19 +17,12 @@ pub struct Tail(Kind);
 #[derive(Clone)]
 enum Kind {
     Devices(Vec<Device>),
-    Copied {
-        source: Arc<dyn Source>,
-        start: u64,
-        end: u64,
-    },
+    Copied(Copied),
     /// That of a file that is not whole.
     Lost {
         file: String,
     },
 }
-
-/// How much of a tail is copied at a time, in bytes: small beside a channel's chunk, large beside a system call.
-const COPY_CHUNK: u64 = 256 << 10;
 
 impl Tail {
     /// The smallest tail that QEMU loads (with `-machine none`): no devices.
@@ -69,7 +60,7 @@ impl Tail {
             return Self(Kind::Lost { file: reader.file().to_owned() });
         }
         let (start, end) = reader.tail_range();
-        Self(Kind::Copied { source: reader.source(), start, end })
+        Self(Kind::Copied(Copied { source: reader.source(), start, end, what: "the tail" }))
     }
 
     /// Hands the tail's bytes to `write`, piece by piece in order, and returns how many there were.
@@ -94,27 +85,9 @@ impl Tail {
                 file: file.clone(),
                 what: "it was opened to salvage memory, and its tail is not to be had".to_owned(),
             }),
-            Kind::Copied { source, start, end } => {
-                let mut buffer = vec![0; crate::convert::to_usize((end - start).min(COPY_CHUNK))];
-                let mut at = *start;
-                while at < *end {
-                    let length = crate::convert::to_usize((end - at).min(COPY_CHUNK));
-                    let piece = &mut buffer[..length];
-                    let got = source.read_at(piece, at).map_err(|error| {
-                        Error::io(&source.name(), format!("read the tail at offset {at:#x}"), error)
-                    })?;
-                    if got < length {
-                        return Err(Error::Damaged {
-                            file: source.name(),
-                            what: format!(
-                                "the file was cut to less than {end} bytes while its tail was read"
-                            ),
-                        });
-                    }
-                    write(at - start, piece)?;
-                    at += crate::convert::to_u64(length);
-                }
-                Ok(end - start)
+            Kind::Copied(copied) => {
+                copied.pour(write)?;
+                Ok(copied.len())
             }
         }
     }

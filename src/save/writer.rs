@@ -8,9 +8,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mapped_ram_format::Layout;
+use mapped_ram_format::{INCOMPLETE_MAGIC, Layout};
 use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 
+use super::copied::Copied;
 use super::mode::pick_mode;
 use super::options::SaveOptions;
 use super::plan::{chunk, plan, takes_turns};
@@ -72,7 +73,11 @@ pub struct Writer<'a> {
     pub(super) layout: Layout,
     pub(super) blocks: Vec<Arc<BlockState>>,
     pub(super) memory: Vec<RamBlock<'a>>,
-    pub(super) magic: Vec<u8>,
+    /// Written before the stream, when the head is.
+    pub(super) preamble: Option<Copied>,
+    /// Kept back until all else is synced, and where it goes.
+    pub(super) magic: [u8; INCOMPLETE_MAGIC.len()],
+    pub(super) magic_offset: u64,
     pub(super) cancel: Cancel,
     pub(super) progress: Callback<'a>,
     io_mode: IoMode,
@@ -163,7 +168,9 @@ impl<'a> Writer<'a> {
             layout,
             blocks,
             memory,
-            magic: Vec::new(),
+            preamble: options.preamble,
+            magic: [0; INCOMPLETE_MAGIC.len()],
+            magic_offset: 0,
             cancel,
             progress: options.progress,
             io_mode,
@@ -272,6 +279,7 @@ impl<'a> Writer<'a> {
             layout,
             blocks,
             magic,
+            magic_offset,
             cancel,
             io_mode,
             sync: how,
@@ -296,7 +304,7 @@ impl<'a> Writer<'a> {
         make_durable(&mut *storage)?;
         if storage.is_in_place() {
             // Only now may a reader take the stream for whole.
-            write_slice(&mut *channel, &Arc::from("magic"), &magic, layout.stream_offset(), &cancel)
+            write_slice(&mut *channel, &Arc::from("magic"), &magic, magic_offset, &cancel)
                 .map_err(|error| Error::work(&file, error))?;
             storage.note_clean(layout.stream_offset());
             make_durable(&mut *storage)?;

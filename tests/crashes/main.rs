@@ -8,6 +8,7 @@ mod disk;
 
 use std::sync::Arc;
 
+use mapped_ram::format::libvirt::SaveHeader;
 use mapped_ram::{
     Destination, ErrorKind, PageBitmap, RamBlock, ReaderOptions, SaveOptions, Tail, VerifyOptions,
 };
@@ -30,13 +31,16 @@ fn record(base: &[u8], offset: u64, is_in_place: bool, byte: u8) -> Log {
 }
 
 fn record_on(recorder: Recorder, offset: u64, byte: u8) -> Log {
+    record_by(SaveOptions::new().stream_offset(offset), recorder, byte)
+}
+
+fn record_by(options: SaveOptions<'_>, recorder: Recorder, byte: u8) -> Log {
     let log = recorder.log();
     let memory = guest(byte);
-    let mut writer = SaveOptions::new()
+    let mut writer = options
         .channels(2)
         .page_size(PAGE as u64)
         .alignment(PAGE as u64)
-        .stream_offset(offset)
         .with_storage(Box::new(recorder), vec![RamBlock::new("ram0", &memory)])
         .unwrap();
     writer.write_all().unwrap();
@@ -49,10 +53,11 @@ fn record_on(recorder: Recorder, offset: u64, byte: u8) -> Log {
 
 /// What a reader makes of a disk: the guest's memory, or why not.
 fn open(bytes: Vec<u8>, offset: u64) -> Result<Vec<u8>, ErrorKind> {
-    let reader = ReaderOptions::new()
-        .stream_offset(offset)
-        .from_source(Arc::new(Snapshot(bytes)))
-        .map_err(|error| error.kind())?;
+    open_by(ReaderOptions::new().stream_offset(offset), bytes)
+}
+
+fn open_by(options: ReaderOptions, bytes: Vec<u8>) -> Result<Vec<u8>, ErrorKind> {
+    let reader = options.from_source(Arc::new(Snapshot(bytes))).map_err(|error| error.kind())?;
     let report = reader.verify(VerifyOptions::new().channels(1)).map_err(|error| error.kind())?;
     assert_eq!(report.problems, []);
     let mut memory = vec![0xEE; PAGES * PAGE];
@@ -134,6 +139,31 @@ fn a_save_in_place_over_an_older_one_is_the_old_the_new_or_incomplete() {
     println!("{cuts} cuts");
 }
 
+/// Every cut of a save over an expendable file, which is looked at as a reader finds it that was told nothing; gives how many there
+/// were.
+fn over_an_expendable_file(log: &Log) -> usize {
+    let mut cuts = 0;
+    let named = log.events.iter().position(|event| matches!(event, Event::Publish)).expect("it got its name");
+    assert_eq!(named, log.events.len() - 1, "something was written behind the name");
+    for cut in 0..=log.events.len() {
+        for seed in 0..100 {
+            match open_by(ReaderOptions::new(), log.after_a_cut(cut, seed)) {
+                Ok(memory) => {
+                    assert!(memory == guest(7), "cut {cut}, seed {seed}: neither incomplete nor the new one");
+                    // The magic is the last write; before it nothing may look whole.
+                    assert!(cut + 2 >= named, "cut {cut}, seed {seed}: whole too early");
+                }
+                Err(kind) => {
+                    assert!(cut < named, "cut {cut}, seed {seed}: it has its name, and {kind:?}");
+                    assert_eq!(kind, ErrorKind::Incomplete, "cut {cut}, seed {seed}");
+                }
+            }
+            cuts += 1;
+        }
+    }
+    cuts
+}
+
 /// A save over an expendable older file. Under the final name it is whole; under the passing name that a cut may leave, nobody
 /// takes it for anything before it is.
 #[test]
@@ -144,29 +174,30 @@ fn a_save_over_an_expendable_file_is_incomplete_until_it_is_finished() {
     let longer = [older.clone(), vec![0x5A; 9000]].concat();
     let mut cuts = 0;
     for base in [older, longer, vec![0x5A; 700]] {
-        let log = record_on(Recorder::recycled(base), 0, 7);
-        let named =
-            log.events.iter().position(|event| matches!(event, Event::Publish)).expect("it got its name");
-        assert_eq!(named, log.events.len() - 1, "something was written behind the name");
-        for cut in 0..=log.events.len() {
-            for seed in 0..100 {
-                match open(log.after_a_cut(cut, seed), 0) {
-                    Ok(memory) => {
-                        assert!(
-                            memory == guest(7),
-                            "cut {cut}, seed {seed}: neither incomplete nor the new one"
-                        );
-                        // The magic is the last write; before it nothing may look whole.
-                        assert!(cut + 2 >= named, "cut {cut}, seed {seed}: whole too early");
-                    }
-                    Err(kind) => {
-                        assert!(cut < named, "cut {cut}, seed {seed}: it has its name, and {kind:?}");
-                        assert_eq!(kind, ErrorKind::Incomplete, "cut {cut}, seed {seed}");
-                    }
-                }
-                cuts += 1;
-            }
-        }
+        cuts += over_an_expendable_file(&record_on(Recorder::recycled(base), 0, 7));
+    }
+    println!("{cuts} cuts");
+}
+
+/// What stands before the stream comes along: then its first bytes come last, and not the stream's own. An older libvirt image is no
+/// whole one either while it is written over.
+#[test]
+fn a_libvirt_image_over_an_expendable_one_is_incomplete_until_it_is_finished() {
+    let mut head = include_bytes!("../data/libvirt/11.3.0.head").to_vec();
+    let length = 3000 - SaveHeader::LEN;
+    head[20..24].copy_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
+    head.resize(3000, 0);
+    let older = record(&head, 3000, true, 3);
+    let older = older.after_a_cut(older.events.len(), 0);
+    let options = || ReaderOptions::new();
+    assert_eq!(open_by(options(), older.clone()), Ok(guest(3)));
+    let source = options().from_source(Arc::new(Snapshot(older.clone()))).unwrap();
+    let mut cuts = 0;
+    for base in [older, vec![0x5A; 700]] {
+        let save = SaveOptions::new().preamble_of(&source);
+        let log = record_by(save, Recorder::recycled(base), 7);
+        assert_eq!(log.after_a_cut(log.events.len(), 0)[..3000], head[..]);
+        cuts += over_an_expendable_file(&log);
     }
     println!("{cuts} cuts");
 }

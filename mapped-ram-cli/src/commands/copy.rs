@@ -37,13 +37,17 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
             what: format!("pages of {} bytes; at most {MAX_PAGE} are copied", reader.layout().page_size()),
         });
     }
-    let mut notes = left_behind(&reader, args)?;
+    let preamble = Preamble::of(&reader, args)?;
     // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
     let behind = reader.bytes_behind()?;
     look_for_unmarked(&reader, args.discard_unmarked, &cancel)?;
     // A copy is made to be small, as a rule.
     let bridge = args.write.bridge.unwrap_or(Bridge::None);
     let options = write_options(&args.write, &cancel).bridge(bridge).head_of(reader.layout());
+    let (options, mut notes) = match preamble {
+        Preamble::Kept => (options.preamble_of(&reader), Vec::new()),
+        Preamble::LeftBehind(notes) => (options, notes),
+    };
     let mut writer = begin(options, &args.write, &args.out, blocks_of(&reader))?;
     let held = || reader.blocks().iter().enumerate().filter(|(_, block)| !block.is_left_out());
     let writes_all = args.write.zero_detection == ZeroDetection::None;
@@ -59,32 +63,40 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     Ok(Outcome::Good)
 }
 
-/// What is to be said of the bytes before IN's stream, which are not copied: libvirt's header, without which it takes no file for its
-/// own.
-///
-/// # Errors
-/// When the copy would take IN's place, and they would be nowhere any more.
-fn left_behind(reader: &Reader, args: &CopyArgs) -> Result<Vec<String>, Problem> {
-    let (file, before) = (reader.file(), reader.layout().stream_offset());
-    if before == 0 {
-        return Ok(Vec::new());
+/// What becomes of the bytes before IN's stream.
+enum Preamble {
+    /// They come along: libvirt's header with the domain's XML, without which libvirt takes no file for its own.
+    Kept,
+    /// They stay behind, and what is to be said of that.
+    LeftBehind(Vec<String>),
+}
+
+impl Preamble {
+    /// # Errors
+    /// When the copy would take IN's place, and they would be nowhere any more.
+    fn of(reader: &Reader, args: &CopyArgs) -> Result<Self, Problem> {
+        let (file, before) = (reader.file(), reader.layout().stream_offset());
+        let (is_libvirt, in_place) = (reader.libvirt().is_some(), args.write.in_place());
+        if is_libvirt && !args.stream_only && in_place.is_none() {
+            return Ok(Self::Kept);
+        }
+        if before != 0 && expect_another(&args.input, &args.out).is_err() {
+            let what =
+                if is_libvirt { "libvirt's header with the domain's XML" } else { "which no copy has" };
+            return Err(Problem::Usage(format!(
+                "the output {} is the input, and the {before} bytes before its stream would be lost ({what}); name another file",
+                args.out.display()
+            )));
+        }
+        // Whoever names that very place has them there already.
+        if !is_libvirt || args.stream_only || in_place == Some(before) {
+            return Ok(Self::LeftBehind(Vec::new()));
+        }
+        Ok(Self::LeftBehind(vec![format!(
+            "{file}: libvirt's header with the domain's XML, {before} bytes, is not copied, and libvirt takes no file without: it is kept \
+             by a copy without --offset"
+        )]))
     }
-    let is_libvirt = reader.libvirt().is_some();
-    let what = if is_libvirt { "libvirt's header with the domain's XML" } else { "which no copy has" };
-    if expect_another(&args.input, &args.out).is_err() {
-        return Err(Problem::Usage(format!(
-            "the output {} is the input, and the {before} bytes before its stream would be lost ({what}); name another file",
-            args.out.display()
-        )));
-    }
-    // Whoever names that very place has them there already.
-    if !is_libvirt || args.write.in_place() == Some(before) {
-        return Ok(Vec::new());
-    }
-    Ok(vec![format!(
-        "{file}: {what}, {before} bytes, is not copied, and libvirt takes no file without; to keep it: head -c {before} IN > OUT, then \
-         mapped-ram copy --offset {before} IN OUT"
-    )])
 }
 
 /// What became of the pages, `written` of which were written. The writer's own counters know of those only that stood in a window
