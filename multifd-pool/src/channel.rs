@@ -36,16 +36,24 @@ pub trait Channel: Send {
     /// Each of `vecs` must be writable for its length until the call returns.
     unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize>;
 
-    /// Writes as much as it likes of `pieces`, many at a time and in any order; says in each how much of it was written, and
-    /// gives the number of system calls it took. When it returns, nothing reads the memory any more.
+    /// Begins to write as many of `pieces` as it likes, and takes those out of the list; they go on, in any order, while the caller does
+    /// something else, until [`end_writes`](Self::end_writes) waits for them. Gives the number of system calls it took.
     ///
-    /// It is an offer: what is left, and what failed, is written by [`write_at`](Self::write_at) afterwards, which then tells
-    /// the error. The default writes nothing.
+    /// It is an offer: what is left in the list is written by [`write_at`](Self::write_at). The default begins nothing.
     ///
     /// # Safety
-    /// Each piece's memory must be readable for its length until the call returns.
-    unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
+    /// Each piece's memory must be readable for its length until [`end_writes`](Self::end_writes) has returned, or the channel was
+    /// dropped.
+    unsafe fn begin_writes(&mut self, pieces: &mut Vec<Piece>) -> u64 {
         let _ = pieces;
+        0
+    }
+
+    /// Waits for all writes that were begun: when it returns, nothing reads their memory any more. Those that came short, or failed, are
+    /// appended to `left`, each with how much of it was written; [`write_at`](Self::write_at) then writes the rest, or tells the error.
+    /// Gives the number of system calls it took.
+    fn end_writes(&mut self, left: &mut Vec<Piece>) -> u64 {
+        let _ = left;
         0
     }
 
@@ -111,9 +119,13 @@ impl<C: Channel + ?Sized> Channel for Box<C> {
         unsafe { (**self).read_at(vecs, offset) }
     }
 
-    unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
+    unsafe fn begin_writes(&mut self, pieces: &mut Vec<Piece>) -> u64 {
         // SAFETY: the caller's promise, passed on.
-        unsafe { (**self).write_many(pieces) }
+        unsafe { (**self).begin_writes(pieces) }
+    }
+
+    fn end_writes(&mut self, left: &mut Vec<Piece>) -> u64 {
+        (**self).end_writes(left)
     }
 
     unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {

@@ -7,7 +7,6 @@ use crate::channel::Channel;
 use crate::counters::ChannelCounters;
 use crate::error::{Direction, Operation, TransferError, WorkError};
 use crate::iovec::IoVec;
-use crate::piece::Piece;
 use crate::read_piece::ReadPiece;
 use crate::transfer::whole;
 
@@ -71,38 +70,6 @@ impl ChannelContext<'_> {
     ) -> Result<(), WorkError> {
         // SAFETY: the caller's promise, passed on.
         unsafe { self.transfer(channel, Direction::Read, block, vecs, offset) }
-    }
-
-    /// Writes all of `pieces`: many at a time where the channel can ([`Channel::write_many`]), what is left one after the other,
-    /// each as [`write_all`](Self::write_all). Afterwards every piece is done; after an error, those that say so.
-    ///
-    /// # Errors
-    /// As [`write_all`](Self::write_all), of the first piece that could not be written.
-    ///
-    /// # Safety
-    /// Each piece's memory must be readable for its length until the call returns.
-    #[expect(unsafe_code, reason = "raw memory, passed on")]
-    pub unsafe fn write_pieces<C: Channel + ?Sized>(
-        &mut self,
-        channel: &mut C,
-        block: &Arc<str>,
-        pieces: &mut [Piece],
-    ) -> Result<(), WorkError> {
-        if self.is_stopped() {
-            return Err(WorkError::Cancelled);
-        }
-        let undone = |pieces: &[Piece]| pieces.iter().map(|piece| piece.rest().0.len() as u64).sum::<u64>();
-        let before = undone(pieces);
-        // SAFETY: the caller's promise, passed on.
-        self.counters.calls += unsafe { channel.write_many(pieces) };
-        self.counters.bytes += before.saturating_sub(undone(pieces));
-        for piece in pieces {
-            let (vec, offset) = piece.rest();
-            // SAFETY: the caller's promise, passed on, for a part of the piece.
-            unsafe { self.write_all(channel, block, &[vec], offset) }?;
-            piece.done = piece.vec.len();
-        }
-        Ok(())
     }
 
     /// Fills the memory of all `pieces`: many at a time where the channel can ([`Channel::read_many`]), what is left one after the

@@ -78,6 +78,8 @@ mod transfer_worker;
 #[cfg(feature = "io-uring")]
 #[expect(unsafe_code, reason = "says which raw memory a ring gets")]
 mod uring;
+#[expect(unsafe_code, reason = "hands raw memory to a channel")]
+mod writes;
 
 pub use builder::Builder;
 pub use cancel::Cancel;
@@ -95,6 +97,7 @@ pub use transfer::{read_exact_at, write_all_at};
 pub use transfer_worker::{IoBatch, IoWorker};
 #[cfg(feature = "io-uring")]
 pub use uring::UringChannel;
+pub use writes::Writes;
 
 #[cfg(loom)]
 #[doc(hidden)]

@@ -1,4 +1,4 @@
-//! Entries of an io_uring that are carried out together: as many in flight as there is room for, until the last one has ended.
+//! Entries of an io_uring that are in flight together: as many as there is room for, until they are waited for.
 //!
 //! Decided here is only when the kernel is asked. What an entry is, and what its result means, is its maker's business.
 
@@ -11,18 +11,16 @@ use io_uring::{IoUring, Probe};
 const DEPTH: u32 = 32;
 
 pub(crate) struct Ring {
-    ring: IoUring,
+    io: IoUring,
+    /// Entries that the kernel has not taken yet.
+    queued: usize,
+    /// Entries that it has taken, and that have not ended.
+    running: usize,
+    /// Whether it refused a call: then it still holds entries that it has not taken, and is not asked again.
+    is_broken: bool,
     /// How many more calls the kernel answers; then it refuses them all, as a ring that broke.
     #[cfg(test)]
     pub(crate) calls_left: Option<u64>,
-}
-
-/// What came of [`Ring::carry_out`].
-pub(crate) struct CarriedOut {
-    /// The system calls that it took.
-    pub(crate) calls: u64,
-    /// Whether the ring can be used again: it still holds entries where it cannot.
-    pub(crate) is_empty: bool,
 }
 
 impl Ring {
@@ -30,7 +28,10 @@ impl Ring {
     /// What `io_uring_setup(2)` says.
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            ring: IoUring::new(DEPTH)?,
+            io: IoUring::new(DEPTH)?,
+            queued: 0,
+            running: 0,
+            is_broken: false,
             #[cfg(test)]
             calls_left: None,
         })
@@ -44,62 +45,89 @@ impl Ring {
             .is_ok_and(|()| codes.iter().all(|code| probe.is_supported(*code)))
     }
 
-    /// Hands `entries` to the kernel, and to `ended` what came of each that it took: its user data and its result. When it
-    /// returns, the kernel has nothing of them any more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Hands `entries` to the kernel, waiting only where there is no room for more, and tells `ended` what came of each that has ended,
+    /// these or earlier ones: its user data and its result. Gives the number of system calls.
     ///
-    /// Entries that it did not take, since it refused a call, are left out; then the ring is not to be used again.
+    /// Of an entry that `ended` was not told of when [`finish`](Self::finish) has returned, nothing was done.
     ///
     /// # Safety
-    /// What the entries name, memory and descriptors, must stay valid until the call returns. `ended` must not panic.
-    pub(crate) unsafe fn carry_out(
-        &mut self,
-        entries: &[Entry],
-        mut ended: impl FnMut(u64, i32),
-    ) -> CarriedOut {
+    /// What the entries name, memory and descriptors, must stay valid until [`finish`](Self::finish) has returned, or the ring is
+    /// dropped. `ended` must not panic.
+    pub(crate) unsafe fn begin(&mut self, entries: &[Entry], mut ended: impl FnMut(u64, i32)) -> u64 {
         let mut calls = 0;
         let mut next = entries.iter();
-        // Entries that the kernel has not taken yet, and those that it has and is not done with.
-        let (mut queued, mut running) = (0_usize, 0_usize);
-        loop {
-            while queued + running < DEPTH as usize
+        while !self.is_broken {
+            while self.queued + self.running < DEPTH as usize
                 && let Some(entry) = next.as_slice().first()
             {
-                // SAFETY: valid until this function returns, by its contract, and it does not return before the entry has ended.
-                if unsafe { self.ring.submission().push(entry) }.is_err() {
+                // SAFETY: valid until the entry has ended, by this function's contract: `finish` waits for it.
+                if unsafe { self.io.submission().push(entry) }.is_err() {
                     break;
                 }
                 next.next();
-                queued += 1;
+                self.queued += 1;
             }
-            if queued + running == 0 {
-                return CarriedOut { calls, is_empty: true };
+            let waits = !next.as_slice().is_empty();
+            if self.queued == 0 && !waits {
+                break;
             }
+            self.enter(usize::from(waits), &mut ended);
             calls += 1;
-            match self.enter() {
-                Ok(taken) => {
-                    let taken = taken.min(queued);
-                    queued -= taken;
-                    running += taken;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The kernel has nothing of ours.
-                Err(_) if running == 0 => return CarriedOut { calls, is_empty: false },
-                // Out of room for the moment, or broken. What is running ends by itself.
-                Err(_) => std::thread::yield_now(),
+        }
+        calls
+    }
+
+    /// Waits until the kernel has nothing of what was begun any more, and tells `ended` as [`begin`](Self::begin) does. Gives the
+    /// number of system calls.
+    pub(crate) fn finish(&mut self, mut ended: impl FnMut(u64, i32)) -> u64 {
+        let mut calls = 0;
+        while self.queued + self.running > 0 {
+            self.enter(1, &mut ended);
+            calls += 1;
+        }
+        calls
+    }
+
+    /// Gives the kernel what is queued, waits until so many entries have ended, and tells of those that have.
+    fn enter(&mut self, wait: usize, ended: &mut impl FnMut(u64, i32)) {
+        match self.submit(wait) {
+            Ok(taken) => {
+                let taken = taken.min(self.queued);
+                self.queued -= taken;
+                self.running += taken;
             }
-            for done in self.ring.completion() {
-                running = running.saturating_sub(1);
-                ended(done.user_data(), done.result());
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The kernel has nothing of ours.
+            Err(_) if self.running == 0 => {
+                self.is_broken = true;
+                self.queued = 0;
             }
+            // Out of room for the moment, or broken. What is running ends by itself.
+            Err(_) => std::thread::yield_now(),
+        }
+        for done in self.io.completion() {
+            self.running = self.running.saturating_sub(1);
+            ended(done.user_data(), done.result());
         }
     }
 
-    /// Gives the kernel what is queued, and waits until something has ended; says how many it took.
-    fn enter(&mut self) -> io::Result<usize> {
+    /// Says how many entries the kernel took.
+    fn submit(&mut self, wait: usize) -> io::Result<usize> {
         #[cfg(test)]
         if let Some(left) = &mut self.calls_left {
             *left = left.checked_sub(1).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
         }
-        self.ring.submit_and_wait(1)
+        self.io.submit_and_wait(wait)
+    }
+}
+
+impl Drop for Ring {
+    /// To close a ring does not wait for what it has in flight.
+    fn drop(&mut self) {
+        self.finish(|_, _| ());
     }
 }

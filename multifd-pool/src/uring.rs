@@ -4,12 +4,12 @@
 //! of the transfers that are given together are a ring's ([`Ring`] carries them out); short writes, what is not aligned, all else, and
 //! whatever a ring does not bring to its end, are the [`FileChannel`]'s that it is built on.
 //!
-//! No call returns while the kernel still reads or writes the caller's memory: what is in flight is waited for in every case.
+//! Reads are waited for by the call that was given them, writes by [`Channel::end_writes`], and by dropping the channel.
 //!
 //! Writes, measured by `cargo bench --bench side_by_side -- --only ours/` (1 GiB, dense, synced, 2 channels, medians of 7, beside the
-//! same without a ring): 0.518 and 0.529 s, at 0.014 and 0.022 s of processor time. Scattered pages (5 percent in use, in runs of
-//! 128 KiB on average) took 0.063 s in a ring, in an earlier build, and 0.056 s through the page cache, which is why short writes go
-//! there now. Reads of every length are the ring's: the page cache has nothing to gather there, and reads ahead what nobody asked for.
+//! same without a ring): 0.518 and 0.529 s, at 0.014 and 0.022 s of processor time. Which writes are too short for a ring is its
+//! maker's to say. Reads of every length are the ring's: the page cache has nothing to gather there, and reads ahead what nobody asked
+//! for.
 
 use std::fs::File;
 use std::io;
@@ -37,10 +37,9 @@ const MOST_VECS: usize = 1024;
 pub struct UringChannel {
     /// `None` when it failed: then all goes through `files`.
     ring: Option<Ring>,
-    direct: File,
-    alignment: Alignment,
-    /// Writes with fewer bytes than this are not the ring's.
-    direct_from: u64,
+    direct: Direct,
+    /// Writes that the ring was given, and how much of each is done; its number in the list is its entry's user data.
+    begun: Vec<Piece>,
     files: FileChannel,
 }
 
@@ -51,13 +50,15 @@ impl UringChannel {
     /// What `io_uring_setup(2)` says: `ENOSYS` or `EPERM` where the kernel has it not, or not for this process.
     pub fn new(direct: File, buffered: File, alignment: Alignment, direct_from: usize) -> io::Result<Self> {
         let files = FileChannel::mixed(direct.try_clone()?, buffered, alignment, direct_from);
-        Ok(Self { ring: Some(Ring::new()?), direct, alignment, direct_from: direct_from as u64, files })
+        let direct = Direct { file: direct, alignment, from: direct_from as u64 };
+        Ok(Self { ring: Some(Ring::new()?), direct, begun: Vec::new(), files })
     }
 
     /// As [`FileChannel::keeping_room`].
     #[must_use]
-    pub fn keeping_room(self, on: bool) -> Self {
-        Self { files: self.files.keeping_room(on), ..self }
+    pub fn keeping_room(mut self, on: bool) -> Self {
+        self.files = self.files.keeping_room(on);
+        self
     }
 
     /// Whether the kernel lets this process have such rings, with the operations that they are for. Asked once.
@@ -67,6 +68,40 @@ impl UringChannel {
             .get_or_init(|| Ring::knows(&[opcode::Write::CODE, opcode::Read::CODE, opcode::Readv::CODE]))
     }
 
+    /// Waits for the writes that were begun. Gives the number of system calls.
+    fn settle(&mut self) -> u64 {
+        let Some(ring) = &mut self.ring else { return 0 };
+        let calls = ring.finish(advance(&mut self.begun));
+        self.drop_broken();
+        calls
+    }
+
+    fn drop_broken(&mut self) {
+        self.ring.take_if(|ring| ring.is_broken());
+    }
+}
+
+/// Moves the piece that an entry's user data numbers on by what the entry's result says.
+fn advance(pieces: &mut [Piece]) -> impl FnMut(u64, i32) {
+    |number, result| {
+        // An error is told by the call that tries once more.
+        if let (Ok(number), Ok(bytes)) = (usize::try_from(number), usize::try_from(result))
+            && let Some(piece) = pieces.get_mut(number)
+        {
+            piece.done = piece.done.saturating_add(bytes).min(piece.vec.len());
+        }
+    }
+}
+
+/// The descriptor of a ring's transfers, and what it takes.
+struct Direct {
+    file: File,
+    alignment: Alignment,
+    /// Writes with fewer bytes than this are not the ring's.
+    from: u64,
+}
+
+impl Direct {
     /// Whether direct I/O takes the memory of `vecs` at `offset`, `length` bytes altogether, in one entry.
     fn takes(&self, vecs: &[IoVec], offset: u64, length: u64) -> bool {
         let is_aligned = |vec: &IoVec| {
@@ -83,10 +118,10 @@ impl UringChannel {
     fn write(&self, piece: &Piece) -> Option<Entry> {
         let (vec, offset) = piece.rest();
         let length = vec.len() as u64;
-        if length < self.direct_from || !self.takes(&[vec], offset, length) {
+        if length < self.from || !self.takes(&[vec], offset, length) {
             return None;
         }
-        let file = types::Fd(self.direct.as_raw_fd());
+        let file = types::Fd(self.file.as_raw_fd());
         Some(opcode::Write::new(file, vec.addr(), u32::try_from(length).ok()?).offset(offset).build())
     }
 
@@ -96,33 +131,13 @@ impl UringChannel {
         if done != 0 || !self.takes(vecs, offset, piece.len()) {
             return None;
         }
-        let file = types::Fd(self.direct.as_raw_fd());
+        let file = types::Fd(self.file.as_raw_fd());
         Some(if let [one] = vecs {
             opcode::Read::new(file, one.addr(), u32::try_from(one.len()).ok()?).offset(offset).build()
         } else {
             let count = u32::try_from(vecs.len()).ok()?;
             opcode::Readv::new(file, IoVec::as_libc(vecs), count).offset(offset).build()
         })
-    }
-
-    /// Lets the ring carry out `entries`, and tells `moved` of each that succeeded which piece it is of, by its user data, and how many
-    /// bytes it moved. Gives the number of system calls.
-    ///
-    /// # Safety
-    /// The memory of the entries must stay valid for what they do until the call returns. `moved` must not panic.
-    unsafe fn carry_out(&mut self, entries: &[Entry], mut moved: impl FnMut(usize, u64)) -> u64 {
-        let Some(mut ring) = self.ring.take() else { return 0 };
-        let ended = |data, result| {
-            // An error is told by the call that tries once more.
-            if let (Ok(index), Ok(bytes)) = (usize::try_from(data), u64::try_from(result)) {
-                moved(index, bytes);
-            }
-        };
-        // SAFETY: the caller's promise; the descriptor is open as long as `self`.
-        let done = unsafe { ring.carry_out(entries, ended) };
-        // What a ring still holds goes with it.
-        self.ring = done.is_empty.then_some(ring);
-        done.calls
     }
 }
 
@@ -143,31 +158,47 @@ impl Channel for UringChannel {
         unsafe { self.files.read_at(vecs, offset) }
     }
 
-    unsafe fn write_many(&mut self, pieces: &mut [Piece]) -> u64 {
-        let numbered = (0_u64..).zip(&*pieces);
-        let entries: Vec<Entry> =
-            numbered.filter_map(|(index, piece)| Some(self.write(piece)?.user_data(index))).collect();
-        let moved = |index: usize, bytes| {
-            if let Some(piece) = pieces.get_mut(index) {
-                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                piece.done = piece.done.saturating_add(bytes).min(piece.vec.len());
-            }
-        };
-        // SAFETY: the memory is readable until this function returns, by its contract.
-        unsafe { self.carry_out(&entries, moved) }
+    unsafe fn begin_writes(&mut self, pieces: &mut Vec<Piece>) -> u64 {
+        let Some(ring) = &mut self.ring else { return 0 };
+        let mut entries = Vec::new();
+        pieces.retain(|piece| {
+            let Some(entry) = self.direct.write(piece) else { return true };
+            entries.push(entry.user_data(self.begun.len() as u64));
+            self.begun.push(*piece);
+            false
+        });
+        // SAFETY: the memory is readable until `end_writes` has returned or this channel is dropped, by this function's contract; either
+        // waits for the ring. The descriptor is open as long.
+        unsafe { ring.begin(&entries, advance(&mut self.begun)) }
+    }
+
+    fn end_writes(&mut self, left: &mut Vec<Piece>) -> u64 {
+        let calls = self.settle();
+        left.extend(self.begun.drain(..).filter(|piece| piece.done < piece.vec.len()));
+        calls
     }
 
     unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
+        // Whatever ends from here on is a read.
+        let mut calls = self.settle();
+        let Some(ring) = &mut self.ring else { return calls };
         let numbered = (0_u64..).zip(&*pieces);
         let entries: Vec<Entry> =
-            numbered.filter_map(|(index, piece)| Some(self.read(piece)?.user_data(index))).collect();
-        let moved = |index: usize, bytes| {
-            if let Some(piece) = pieces.get_mut(index) {
+            numbered.filter_map(|(number, piece)| Some(self.direct.read(piece)?.user_data(number))).collect();
+        let mut ended = |number, result| {
+            // An error is told by the call that tries once more.
+            if let (Ok(number), Ok(bytes)) = (usize::try_from(number), u64::try_from(result))
+                && let Some(piece) = pieces.get_mut::<usize>(number)
+            {
                 piece.done = piece.done.saturating_add(bytes).min(piece.len());
             }
         };
-        // SAFETY: the memory is writable until this function returns, by its contract, and so long the lists of it are borrowed.
-        unsafe { self.carry_out(&entries, moved) }
+        // SAFETY: the memory is writable until this function returns, by its contract, and so long the lists of it are borrowed; it does
+        // not return before `finish` has.
+        calls += unsafe { ring.begin(&entries, &mut ended) };
+        calls += ring.finish(ended);
+        self.drop_broken();
+        calls
     }
 
     fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {
@@ -230,22 +261,25 @@ mod tests {
             let Some(mut channel) = breaking(&file, calls) else { return };
             let piece = |(page, at): (&[u8], u64)| Piece::new(IoVec::from_const(page.as_ptr(), PAGE), at);
             let offsets = (0..).step_by(PAGE);
-            let mut pieces: Vec<Piece> = bytes.chunks(PAGE).zip(offsets).map(piece).collect();
-            // SAFETY: `bytes` lives on, and is only read.
-            unsafe { channel.write_many(&mut pieces) };
+            let mut left: Vec<Piece> = bytes.chunks(PAGE).zip(offsets).map(piece).collect();
+            // SAFETY: `bytes` outlives the channel, and is only read.
+            unsafe { channel.begin_writes(&mut left) };
+            channel.end_writes(&mut left);
             let mut now = vec![0; bytes.len()];
             let read = file.read_at(&mut now, 0).unwrap();
             now.truncate(read);
             now.resize(bytes.len(), 0);
-            let done: Vec<bool> = pieces.iter().map(|piece| piece.done == PAGE).collect();
+            let is_left = |page: usize| left.iter().any(|piece| piece.offset == (page * PAGE) as u64);
+            let done: Vec<bool> = (0..PAGES).map(|page| !is_left(page)).collect();
             let is_there: Vec<bool> = now.chunks(PAGE).zip(bytes.chunks(PAGE)).map(|(a, b)| a == b).collect();
             expect_some_done(calls, &done, &is_there, channel.ring.is_some());
             if channel.ring.is_some() {
                 return;
             }
+            let before = left.len();
             // SAFETY: as above.
-            let calls = unsafe { channel.write_many(&mut pieces) };
-            assert_eq!(calls, 0, "a ring that broke is not asked again");
+            let calls = unsafe { channel.begin_writes(&mut left) } + channel.end_writes(&mut left);
+            assert_eq!((calls, left.len()), (0, before), "a ring that broke is not asked again");
         }
     }
 

@@ -1,4 +1,4 @@
-//! One round of a save: pages of some blocks, cut into regions and handed to the channels.
+//! One round of a save: pages of some blocks, cut into batches and handed to the channels.
 //!
 //! No channel touches the pages' memory any more when a round is over, however it ends.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use multifd_pool::Pool;
 
-use super::plan::{chunks, region_pages};
+use super::plan::chunks;
 use super::worker::SaveBatch;
 use super::writer::Writer;
 use crate::bitmap::PageBitmap;
@@ -32,7 +32,7 @@ impl Writer<'_> {
     fn send_parts(&mut self, parts: &[Part<'_>]) -> Result<()> {
         let page_size = self.layout.page_size();
         let total = parts.iter().map(Part::pages).sum::<u64>() * page_size;
-        let region = region_pages(page_size, total, to_u64(self.pool.channels()));
+        let batch = self.portions.batch(total, to_u64(self.pool.channels()));
         let mut meter = Meter::new(&mut self.progress, total, page_size, || self.pool.counters());
         // Whatever happens below, a panic of the callback included, no channel reads the memory after this function.
         let guard = SyncOnDrop(&self.pool);
@@ -62,7 +62,7 @@ impl Writer<'_> {
                 self.untouched_pages += stretch.start - at;
                 meter.skip((stretch.start - at) * page_size);
                 at = stretch.end;
-                for pages in chunks(stretch, region) {
+                for pages in chunks(stretch, batch) {
                     let skip = to_usize((pages.start - part.pages.start) * page_size);
                     let is_again = pages.start < seen;
                     // SAFETY: the range is inside the part's memory: a block's (readable for as long as the writer lives)

@@ -12,11 +12,12 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use iov_slicer::{Block as SliceBlock, Limits, page_runs, slice_pages};
-use multifd_pool::{Channel, ChannelContext, IoVec, Piece, RateLimit, WorkError, Worker};
+use multifd_pool::{Channel, ChannelContext, IoVec, Piece, RateLimit, WorkError, Worker, Writes};
 
+use super::plan::Portions;
 use super::populate::populate;
 use crate::bitmap::{PageBitmap, SharedBitmap};
-use crate::convert::{to_u64, to_usize};
+use crate::convert::to_usize;
 use crate::zero::Detector;
 
 /// What the channels share about one block.
@@ -71,6 +72,7 @@ const RESERVE_FROM: u64 = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct Manner {
     pub(crate) page_size: u64,
+    pub(crate) portions: Portions,
     /// The most that one write has, in bytes.
     pub(crate) chunk: u64,
     /// `None` when zero pages are not looked for.
@@ -89,11 +91,17 @@ pub(crate) struct SaveWorker {
     channel: Box<dyn Channel>,
     manner: Manner,
     limits: Limits,
-    /// Which pages of the run at hand are to be written; bit 0 is the run's first page.
+    buffers: Buffers,
+}
+
+/// What is known of the region at hand, kept so that it need not be allotted for each.
+#[derive(Default)]
+struct Buffers {
+    /// Which of its pages are to be written; bit 0 is the first page.
     words: Vec<u64>,
-    /// Which pages of the run were dealt with: all of them, in the form that the bitmap takes.
+    /// Which of its pages were dealt with: all of them, in the form that the bitmap takes.
     looked_at: Vec<u64>,
-    /// What of the run at hand is written, in the pieces that the slicer makes.
+    /// What of it is written, in the pieces that the slicer makes.
     pieces: Vec<Piece>,
 }
 
@@ -105,86 +113,131 @@ impl SaveWorker {
             None => manner.chunk,
         };
         let limits = Limits::new(page_size).max_bytes(most);
-        Self { channel, manner, limits, words: Vec::new(), looked_at: Vec::new(), pieces: Vec::new() }
+        Self { channel, manner, limits, buffers: Buffers::default() }
     }
+}
 
-    /// Scans and writes the pages `run` of `block`, which stand in memory from `start` on.
+/// Scans pages of a block and writes them. It is the part of a [`SaveWorker`] that is not the channel, which its writes are holding.
+struct Scan<'w> {
+    block: &'w BlockState,
+    /// Whether what stands in the room of zero pages must be cleared.
+    clears: bool,
+    manner: &'w Manner,
+    limits: &'w Limits,
+    buffers: &'w mut Buffers,
+}
+
+impl Scan<'_> {
+    /// Scans the pages `run`, which stand in memory from `start` on, a stride at a time, and begins to write what it found: at once, but
+    /// where there is room to be made for it, which is made for a whole region.
     ///
     /// # Safety
-    /// `start` must be readable for the run's length until the call returns.
-    unsafe fn save_run(
+    /// `start` must be readable for the run's length until `writes` have ended.
+    unsafe fn run(
         &mut self,
-        block: &BlockState,
         start: *const u8,
         run: Range<u64>,
-        is_again: bool,
+        writes: &mut Writes<'_, dyn Channel>,
         context: &mut ChannelContext<'_>,
     ) -> Result<(), WorkError> {
-        let pages = run.end - run.start;
+        let Manner { page_size, portions: Portions { stride, region, .. }, bridge, .. } = *self.manner;
+        let place = |page: u64| start.wrapping_add(to_usize((page - run.start) * page_size));
+        self.buffers.words.clear();
+        // What was scanned and not written yet is from here on.
+        let mut waiting = run.start;
+        let mut at = run.start;
+        while at < run.end {
+            let pages = stride.min(run.end - at);
+            // SAFETY: inside the run, which is readable by this function's contract.
+            let found = unsafe { self.scan(place(at), at, pages) }?;
+            at += pages;
+            let needs_room = |run: Range<u64>| (run.end - run.start) * page_size >= RESERVE_FROM;
+            let is_long = page_runs(found, pages).bridged(bridge).any(needs_room);
+            let waits = is_long || self.clears;
+            if !waits || at - waiting >= region || at == run.end {
+                // SAFETY: as above.
+                unsafe { self.write(place(waiting), waiting..at, writes, context) }?;
+                self.buffers.words.clear();
+                waiting = at;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for pages that are not zero among so many from page `first` on, which stand in memory from `start` on, and says which, behind
+    /// what is known already of the pages before: those are whole words.
+    ///
+    /// # Safety
+    /// `start` must be readable for the pages' length until the call returns.
+    unsafe fn scan(&mut self, start: *const u8, first: u64, pages: u64) -> Result<&[u64], WorkError> {
+        let Self { block, manner, .. } = *self;
+        let words = &mut self.buffers.words;
         if block.is_fresh {
-            let length = to_usize(pages * self.manner.page_size);
-            // SAFETY: readable for the run's length by this function's contract.
-            unsafe { populate(&block.name, run.start * self.manner.page_size, start, length) }
+            let length = to_usize(pages * manner.page_size);
+            // SAFETY: readable for the pages' length by this function's contract.
+            unsafe { populate(&block.name, first * manner.page_size, start, length) }
                 .map_err(|error| WorkError::Other(Box::new(error)))?;
         }
-        fill_ones(&mut self.looked_at, pages);
-        self.pieces.clear();
-        match &self.manner.detector {
+        let known = words.len();
+        match &manner.detector {
             Some(detector) => {
-                self.words.clear();
-                self.words.resize(self.looked_at.len(), 0);
-                // SAFETY: readable for the run's length by this function's contract.
-                unsafe {
-                    detector.scan(start, to_usize(self.manner.page_size), to_usize(pages), &mut self.words);
-                }
+                words.resize(known + to_usize(pages.div_ceil(64)), 0);
+                let (page_size, found) = (to_usize(manner.page_size), &mut words[known..]);
+                // SAFETY: readable for the pages' length by this function's contract.
+                unsafe { detector.scan(start, page_size, to_usize(pages), found) };
             }
-            None => self.words.clone_from(&self.looked_at),
+            None => push_ones(words, pages),
         }
+        Ok(&words[known..])
+    }
 
+    /// Begins to write those of the pages `run` that were found, and writes down which they are.
+    ///
+    /// # Safety
+    /// `start` must be readable for the run's length until `writes` have ended.
+    unsafe fn write(
+        &mut self,
+        start: *const u8,
+        run: Range<u64>,
+        writes: &mut Writes<'_, dyn Channel>,
+        context: &mut ChannelContext<'_>,
+    ) -> Result<(), WorkError> {
+        let Self { block, manner, .. } = *self;
+        let Buffers { words, looked_at, pieces } = &mut *self.buffers;
+        let pages = run.end - run.start;
         // The slicer places the run by its own first byte: as a block of the run's length at the run's offset.
-        let offset = block.pages_offset + run.start * self.manner.page_size;
-        let piece = SliceBlock::new(start.addr(), pages * self.manner.page_size, offset)
+        let offset = block.pages_offset + run.start * manner.page_size;
+        let piece = SliceBlock::new(start.addr(), pages * manner.page_size, offset)
             .map_err(|error| WorkError::Other(Box::new(error)))?;
-        let runs = page_runs(&self.words[..], pages).bridged(self.manner.bridge);
-        let turn = self.manner.turn.clone();
+        let runs = page_runs(&words[..], pages).bridged(manner.bridge);
         // It guards nothing that a panic could leave half done.
-        let turn = turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
-        // A page that became zero holds what it was before; and one that was bridged, what it had become when its neighbours were
-        // written. Both are dirty, and come again.
-        let clears = self.manner.clears || is_again;
-        make_room(
-            &self.manner,
-            clears,
-            &mut *self.channel,
-            (&block.name, offset),
-            runs.clone(),
-            pages,
-            context,
-        )?;
-        for write in slice_pages(&piece, &self.limits, runs) {
+        let turn = manner.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        make_room(manner, self.clears, (writes, &block.name, offset), runs.clone(), pages, context)?;
+        pieces.clear();
+        for write in slice_pages(&piece, self.limits, runs) {
             let write = write.map_err(|error| WorkError::Other(Box::new(error)))?;
             let vec = IoVec::from_const(start.wrapping_add(write.addr - start.addr()), to_usize(write.len));
-            self.pieces.push(Piece::new(vec, write.offset));
-            if let Some(rate) = &self.manner.rate
-                && !rate.wait(write.len, || context.is_stopped())
-            {
-                return Err(WorkError::Cancelled);
-            }
-            if self.manner.rate.is_some() {
+            pieces.push(Piece::new(vec, write.offset));
+            if let Some(rate) = &manner.rate {
+                if !rate.wait(write.len, || context.is_stopped()) {
+                    return Err(WorkError::Cancelled);
+                }
                 // SAFETY: the slicer only gives ranges inside the run, which is readable by this function's contract.
-                unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
-                self.pieces.clear();
+                unsafe { writes.begin(context, pieces) }?;
             }
         }
         // SAFETY: as above.
-        unsafe { context.write_pieces(&mut *self.channel, &block.name, &mut self.pieces) }?;
+        unsafe { writes.begin(context, pieces) }?;
         drop(turn);
 
-        block.present.record(run.start, &self.looked_at, &self.words);
+        // Before the writes have ended: if one fails, so does the save.
+        looked_at.clear();
+        push_ones(looked_at, pages);
+        block.present.record(run.start, looked_at, words);
         if let Some(seen) = &block.seen {
-            seen.record(run.start, &self.looked_at, &self.looked_at);
+            seen.record(run.start, looked_at, looked_at);
         }
-        let written = self.words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        let written = words.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
         let counters = context.counters();
         counters.pages += written;
         counters.zero_pages += pages - written;
@@ -194,33 +247,39 @@ impl SaveWorker {
 
 /// Makes the file ready for `runs` of the `pages` pages of a block that stand in it from an offset on: room for the long ones,
 /// and, if it `clears`, nothing between them but zeros.
+///
+/// What is in flight is waited for first: the file system would wait for it too, and keep the other channels from writing meanwhile.
 fn make_room(
     manner: &Manner,
     clears: bool,
-    channel: &mut dyn Channel,
-    (block, offset): (&Arc<str>, u64),
+    (writes, block, offset): (&mut Writes<'_, dyn Channel>, &Arc<str>, u64),
     runs: impl Iterator<Item = Range<u64>> + Clone,
     pages: u64,
     context: &mut ChannelContext<'_>,
 ) -> Result<(), WorkError> {
     let page_size = manner.page_size;
+    let clear = |writes: &mut Writes<'_, dyn Channel>, context: &mut ChannelContext<'_>, run: Range<u64>| {
+        writes.wait(context)?;
+        let length = (run.end - run.start) * page_size;
+        context.clear(writes.channel(), block, offset + run.start * page_size, length)
+    };
     let mut cleared = 0;
     if clears && 2 * runs.clone().map(|run| run.end - run.start).sum::<u64>() < pages {
         // Mostly zeros: one call for all of it is quicker than one for each gap. What is not zero finds the room that was kept, or is
         // given it below.
-        context.clear(channel, block, offset, pages * page_size)?;
+        clear(writes, context, 0..pages)?;
         cleared = pages;
     }
     for run in runs.chain(std::iter::once(pages..pages)) {
         if clears && cleared < run.start {
-            let length = (run.start - cleared) * page_size;
-            context.clear(channel, block, offset + cleared * page_size, length)?;
+            clear(writes, context, cleared..run.start)?;
         }
         cleared = cleared.max(run.end);
         let length = (run.end - run.start) * page_size;
         // Where the flow is to be smooth, a call that takes a while (a tmpfs clears what it reserves) only makes it jerky.
         if length >= RESERVE_FROM && manner.rate.is_none() {
-            context.reserve(channel, block, offset + run.start * page_size, length)?;
+            writes.wait(context)?;
+            context.reserve(writes.channel(), block, offset + run.start * page_size, length)?;
         }
     }
     Ok(())
@@ -233,27 +292,32 @@ impl Worker for SaveWorker {
         let SaveBatch { block, start, pages, selection, is_again } = batch;
         // SAFETY: null or, by `SaveBatch::new`'s contract, a bitmap that nobody changes until the pool has synced.
         let selection = unsafe { selection.as_ref() };
-        let Some(selection) = selection else {
-            // SAFETY: readable by `SaveBatch::new`'s contract.
-            return unsafe { self.save_run(&block, start, pages, is_again, context) };
+        // Dropped, if not ended, before the batch is over.
+        let mut writes = Writes::new(&mut *self.channel, &block.name);
+        let mut scan = Scan {
+            block: &block,
+            // A page that became zero holds what it was before; and one that was bridged, what it had become when its neighbours
+            // were written. Both are dirty, and come again.
+            clears: self.manner.clears || is_again,
+            manner: &self.manner,
+            limits: &self.limits,
+            buffers: &mut self.buffers,
         };
-        for run in selection.runs_within(pages.clone()) {
+        let all = selection.is_none().then(|| pages.clone());
+        let selected = selection.into_iter().flat_map(|selection| selection.runs_within(pages.clone()));
+        for run in all.into_iter().chain(selected) {
             let at = start.wrapping_add(to_usize((run.start - pages.start) * self.manner.page_size));
-            // SAFETY: the run is inside the batch's pages, readable by `SaveBatch::new`'s contract.
-            unsafe { self.save_run(&block, at, run, is_again, context) }?;
+            // SAFETY: the run is inside the batch's pages, readable by `SaveBatch::new`'s contract until the pool has synced.
+            unsafe { scan.run(at, run, &mut writes, context) }?;
         }
-        Ok(())
+        writes.end(context)
     }
 }
 
-/// Makes `words` hold `pages` set bits and nothing else.
-fn fill_ones(words: &mut Vec<u64>, pages: u64) {
-    words.clear();
-    words.resize(to_usize(pages.div_ceil(64)), u64::MAX);
-    if let Some(last) = words.last_mut()
-        && !pages.is_multiple_of(64)
-    {
-        *last = (1 << (pages % 64)) - 1;
+/// Appends `pages` set bits, in whole words of which the last one's other bits are clear.
+fn push_ones(words: &mut Vec<u64>, pages: u64) {
+    words.resize(words.len() + to_usize(pages / 64), u64::MAX);
+    if !pages.is_multiple_of(64) {
+        words.push((1 << (pages % 64)) - 1);
     }
-    debug_assert_eq!(to_u64(words.len()), pages.div_ceil(64));
 }

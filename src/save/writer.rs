@@ -14,7 +14,7 @@ use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 use super::copied::Copied;
 use super::mode::pick_mode;
 use super::options::SaveOptions;
-use super::plan::{chunk, plan, takes_turns};
+use super::plan::{Portions, chunk, plan, takes_turns};
 use super::policy::SyncMode;
 use super::report::SaveReport;
 use super::round::Part;
@@ -80,6 +80,7 @@ pub struct Writer<'a> {
     pub(super) magic_offset: u64,
     pub(super) cancel: Cancel,
     pub(super) progress: Callback<'a>,
+    pub(super) portions: Portions,
     io_mode: IoMode,
     sync: SyncMode,
     /// `None` when everything is looked at, touched or not.
@@ -117,8 +118,10 @@ impl<'a> Writer<'a> {
         let channel = storage.channel(0, IoMode::Buffered).map_err(open)?;
 
         let page_size = layout.page_size();
+        let portions = Portions::new(io_mode, page_size, options.max_bandwidth.is_some());
         let manner = Manner {
             page_size,
+            portions,
             chunk: options.chunk.unwrap_or_else(|| chunk(io_mode)).max(page_size),
             detector: options.zero_detection.then(Detector::best),
             bridge: options.bridge.pages(page_size),
@@ -173,6 +176,7 @@ impl<'a> Writer<'a> {
             magic_offset: 0,
             cancel,
             progress: options.progress,
+            portions,
             io_mode,
             sync: options.sync,
             touched: (options.zero_detection && options.skip_untouched).then_some(options.touched_method),

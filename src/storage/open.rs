@@ -53,6 +53,14 @@ pub(super) fn reopen_direct(file: &File, write: bool) -> Option<File> {
 /// than the disk's own drift, and direct takes a tenth of the processor time.
 const DIRECT_FROM: usize = 512 << 10;
 
+/// Writes of fewer bytes go through the page cache where a ring has the others in flight: nobody waits for each of them.
+///
+/// Measured on ext4 (2 channels, 1 GiB, synced; medians of 5 of `mapped-ram save`, with 512, 64, 32 and 16 KiB here): runs of 1 to 32
+/// pages far apart 0.087, 0.084, 0.077 and 0.072 s; runs of 1 to 16 pages with gaps as long, not bridged, 0.81, 0.77, 0.73 and 0.76 s,
+/// with 1.0, 0.9, 0.6 and 0.5 s of processor time.
+#[cfg(feature = "io-uring")]
+const RING_FROM: usize = 32 << 10;
+
 /// What a channel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -80,16 +88,17 @@ pub(super) fn channel(file: &File, purpose: Purpose, mode: IoMode) -> io::Result
         return Ok(Box::new(channel.keeping_room(keeps_room)));
     };
     let alignment = Alignment::of(&direct)?;
-    // The page cache gathers short writes; for short reads it does nothing.
-    let direct_from = if mode == IoMode::Direct || mode == IoMode::Uring && !write { 0 } else { DIRECT_FROM };
     #[cfg(feature = "io-uring")]
     if mode == IoMode::Uring {
+        let ring_from = if write { RING_FROM } else { 0 };
         // Where too little memory may be locked for another ring, this channel does without.
         let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
-        if let Ok(channel) = UringChannel::new(direct, buffered, alignment, direct_from) {
+        if let Ok(channel) = UringChannel::new(direct, buffered, alignment, ring_from) {
             return Ok(Box::new(channel.keeping_room(keeps_room)));
         }
     }
+    // The page cache gathers short writes; for short reads it does nothing.
+    let direct_from = if mode == IoMode::Direct || mode == IoMode::Uring && !write { 0 } else { DIRECT_FROM };
     let channel = if direct_from == 0 {
         FileChannel::direct(direct, buffered, alignment)
     } else {
