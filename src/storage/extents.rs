@@ -12,12 +12,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use nix::libc;
+use nix::errno::Errno;
 
 use crate::convert::{to_u64, to_usize};
 
-/// `FS_IOC_FIEMAP`, `_IOWR('f', 11, struct fiemap)`.
-const FIEMAP: libc::c_ulong = 0xC020_660B;
+// `FS_IOC_FIEMAP`, `_IOWR('f', 11, struct fiemap)`; the extents behind that do not count.
+nix::ioctl_readwrite!(fiemap, b'f', 11, Head);
 
 /// Write to the disk what waits for a place there, before it is looked at.
 const FLAG_SYNC: u32 = 1;
@@ -38,15 +38,22 @@ const SMALL_APART: u64 = 8 << 10;
 /// So many pieces are quickly written over, however small they are.
 const FEW: u64 = 1024;
 
-/// The kernel's `struct fiemap`, with room for its extents.
+/// The kernel's `struct fiemap`.
 #[repr(C)]
-struct Request {
+#[derive(Default)]
+struct Head {
     start: u64,
     length: u64,
     flags: u32,
     mapped: u32,
     count: u32,
     reserved: u32,
+}
+
+/// The same with room for its extents.
+#[repr(C)]
+struct Request {
+    head: Head,
     extents: [Extent; AT_A_TIME],
 }
 
@@ -105,25 +112,21 @@ impl Count {
 fn for_each(file: &File, mut each: impl FnMut(&Extent)) -> io::Result<()> {
     let mut start = 0;
     loop {
-        let mut request = Request {
+        let head = Head {
             start,
             length: u64::MAX - start,
             flags: if start == 0 { FLAG_SYNC } else { 0 },
-            mapped: 0,
             count: u32::try_from(AT_A_TIME).unwrap_or(0),
-            reserved: 0,
-            extents: [Extent::default(); AT_A_TIME],
+            ..Head::default()
         };
+        let mut request = Request { head, extents: [Extent::default(); AT_A_TIME] };
         // SAFETY: `request` is the argument of this ioctl, with room for the `count` extents that it asks for, and outlives the call.
-        let done = unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP as _, &raw mut request) };
-        if done < 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() == io::ErrorKind::Interrupted {
-                continue;
-            }
-            return Err(error);
+        match unsafe { fiemap(file.as_raw_fd(), (&raw mut request).cast()) } {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
         }
-        let mapped = AT_A_TIME.min(to_usize(u64::from(request.mapped)));
+        let mapped = AT_A_TIME.min(to_usize(u64::from(request.head.mapped)));
         let extents = &request.extents[..mapped];
         extents.iter().for_each(&mut each);
         let Some(last) = extents.last() else { return Ok(()) };
