@@ -1,8 +1,6 @@
-//! The channel that this project has not: one thread that scans, and keeps writes of an io_uring in flight, where ours has
-//! several threads that each wait for one write. It takes part so that the decision can be looked at again on any machine.
-//!
-//! It is what a channel of ours would be at its best, for it does less: no queue between threads, no bitmap, no names, and the
-//! first error ends it.
+//! One thread that scans, and keeps writes of an io_uring in flight: what a channel of ours would be at its best, for it does less.
+//! No queue between threads, no bitmap, no names, and the first error ends it. It takes part so that what those cost can be looked at
+//! on any machine.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;

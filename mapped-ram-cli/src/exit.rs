@@ -33,6 +33,9 @@ pub(crate) enum Problem {
     Usage(String),
     #[error(transparent)]
     Library(#[from] mapped_ram::Error),
+    /// Of a file that is damaged something can be had.
+    #[error("{0}; what can be had of its memory, `extract --salvage` takes")]
+    Salvageable(mapped_ram::Error),
     /// The file is sound, but more than this command takes on.
     #[error("{file}: {what}")]
     Unsupported { file: String, what: String },
@@ -63,7 +66,7 @@ impl Problem {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof => DAMAGED,
             Self::Io { .. } | Self::Unfilled { .. } => IO,
             Self::HalfRestored { problem, .. } => problem.exit_code(),
-            Self::Library(error) => match error.kind() {
+            Self::Library(error) | Self::Salvageable(error) => match error.kind() {
                 ErrorKind::Usage => USAGE,
                 ErrorKind::Incomplete | ErrorKind::Damaged | ErrorKind::Unsupported => DAMAGED,
                 ErrorKind::Cancelled => CANCELLED,

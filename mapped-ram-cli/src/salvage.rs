@@ -93,7 +93,7 @@ fn read_what_can_be_had(
         let place = &mut bytes[from..from + usize::try_from(page).unwrap_or(usize::MAX)];
         let is_had = match read(at, place) {
             Ok(()) => is_data(at, page)?,
-            Err(error) if is_loss(&error) => false,
+            Err(error) if is_of_the_file(&error) => false,
             Err(error) => return Err(error.into()),
         };
         if !is_had {
@@ -106,14 +106,14 @@ fn read_what_can_be_had(
 
 /// Whether an error is the file's own: cut, or not to be read there. Others, of memory that cannot be had for instance, say nothing
 /// about the page.
-fn is_loss(error: &Error) -> bool {
+pub(crate) fn is_of_the_file(error: &Error) -> bool {
     const OF_THE_DISK: [Errno; 5] =
         [Errno::EIO, Errno::ENODATA, Errno::EILSEQ, Errno::EUCLEAN, Errno::EREMOTEIO];
     match error {
         Error::Io { source, .. } => {
             source.raw_os_error().is_some_and(|code| OF_THE_DISK.contains(&Errno::from_raw(code)))
         }
-        error => error.kind() == ErrorKind::Damaged,
+        error => matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Incomplete),
     }
 }
 

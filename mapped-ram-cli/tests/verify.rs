@@ -203,7 +203,9 @@ fn what_can_be_had_of_a_cut_file_is_extracted_and_the_rest_is_named() {
         let code = if cut == whole { 0 } else { 3 };
         // Of the tail nothing is extracted.
         if cut <= layouts[1].1 + 9 * page {
-            expect(3, &["extract", text(&file), "--all", "--output", text(&out)]);
+            let (_, err) = expect(3, &["extract", text(&file), "--all", "--output", text(&out)]);
+            let has_salvage = layouts.iter().any(|(bitmap, _)| cut >= bitmap + 8);
+            assert_eq!(err.contains("extract --salvage"), has_salvage, "{cut:#x}: {err}");
         }
         let (said, err) =
             expect(code, &["extract", "--salvage", text(&file), "--all", "--output", text(&out)]);

@@ -12,11 +12,26 @@ use crate::exit::{Outcome, Problem};
 use crate::files::{expect_another, expect_no_hugetlbfs, expect_no_link, expect_writable};
 use crate::names::file_name;
 use crate::output::{MadeFolders, write_block};
-use crate::salvage::write_salvaged;
+use crate::salvage::{is_of_the_file, write_salvaged};
 use crate::signals::interruptible;
 use crate::{progress, say};
 
 pub(crate) fn run(args: &ExtractArgs) -> Result<Outcome, Problem> {
+    extract(args).map_err(|problem| match problem {
+        Problem::Library(error) if !args.salvage && is_of_the_file(&error) && has_salvage(args) => {
+            Problem::Salvageable(error)
+        }
+        problem => problem,
+    })
+}
+
+/// Whether there is a block that `--salvage` could give an image of.
+fn has_salvage(args: &ExtractArgs) -> bool {
+    let reader = open_with(ReaderOptions::new().salvage(true), &args.read.file, args.read.offset);
+    reader.is_ok_and(|reader| reader.blocks().iter().any(|block| block.bitmap().is_ok()))
+}
+
+fn extract(args: &ExtractArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let options = ReaderOptions::new().salvage(args.salvage);
     let reader = open_with(options, &args.read.file, args.read.offset)?;
