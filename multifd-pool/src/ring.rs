@@ -7,7 +7,7 @@ use std::io;
 use io_uring::squeue::Entry;
 use io_uring::{IoUring, Probe};
 
-/// How many entries are in flight at most: more than a region of a save has.
+/// How many entries are in flight at most: twice the writes of a region that is all data. With more to do, room is waited for.
 const DEPTH: u32 = 32;
 
 pub(crate) struct Ring {

@@ -1,5 +1,6 @@
-//! What runs in each channel of a save: find the zero pages of a region, have room reserved for the others, write them, write
-//! down which they are.
+//! What runs in each channel of a save: find the zero pages of a region, have room reserved for the others, begin to write them,
+//! write down which they are. The writes go on while the next pages are scanned, where the channel can do so, and are waited for
+//! before the batch is over.
 //!
 //! A region is larger than a write: a page that is not zero is left at its first word, so the scan runs ahead of the writes at
 //! little cost, and the file system can give the room for several writes in one piece. Without that, writes into a hole wait

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 
-use crate::convert::{to_u64, to_usize};
+use crate::convert::to_usize;
 
 // `FS_IOC_FIEMAP`, `_IOWR('f', 11, struct fiemap)`; the extents behind that do not count.
 nix::ioctl_readwrite!(fiemap, b'f', 11, Head);
@@ -132,7 +132,7 @@ fn for_each(file: &File, mut each: impl FnMut(&Extent)) -> io::Result<()> {
         let Some(last) = extents.last() else { return Ok(()) };
         let next = last.logical.saturating_add(last.length);
         // One that does not go on would never end.
-        if last.flags & EXTENT_LAST != 0 || next <= start || to_u64(mapped) == 0 {
+        if last.flags & EXTENT_LAST != 0 || next <= start {
             return Ok(());
         }
         start = next;
