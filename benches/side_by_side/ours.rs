@@ -61,12 +61,13 @@ impl Way {
         }
     }
 
-    /// Makes the old snapshot that is written over: all pages in use, synced. Not timed.
+    /// Makes the old snapshot that is written over: all pages in use, or those that this guest has in use where it has holes, since to
+    /// write a hole's page is to read it, which would fill the memory. Synced; not timed.
     pub(crate) fn prepare(self, memory: &Mapped, old: &Path) -> Result<()> {
         if self.mode == Mode::Recycle {
             SaveOptions::new()
                 .io_mode(IoMode::Direct)
-                .zero_detection(false)
+                .zero_detection(memory.has_holes()?)
                 .save(old, vec![block(memory)])?;
         }
         Ok(())

@@ -144,6 +144,10 @@ impl Mapped {
         Arc::clone(&self.file)
     }
 
+    pub(crate) fn has_holes(&self) -> Result<bool> {
+        Ok(next_data(&self.file, 0)? != Some((0, self.len.get())))
+    }
+
     /// The guest. Nobody writes it while it is measured.
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: mapped, readable, as long as the borrow lasts; the process that filled it is done before others map
