@@ -110,8 +110,11 @@ impl WorkingSet {
         })
     }
 
-    /// Whether the list can be of this block.
-    pub(crate) fn check_block(&self, block: &str, length: u64) -> Result<()> {
+    /// Whether the list can be of `block`, which is `length` bytes long.
+    ///
+    /// # Errors
+    /// Another name, or another length: the list was recorded with another guest.
+    pub fn check_block(&self, block: &str, length: u64) -> Result<()> {
         if self.block != block
             || length.checked_next_multiple_of(self.page_size) != Some(self.pages * self.page_size)
         {

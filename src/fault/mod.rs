@@ -32,11 +32,12 @@
 //!
 //! # When it goes wrong
 //! A page that cannot be read is poisoned (Linux 6.6): who touches it gets SIGBUS, as from broken memory; an older kernel leaves who
-//! touches it waiting. For a guest under KVM, the thread of its processor gets the signal (`BUS_MCEERR_AR`, the page's address), and
+//! touches it waiting, for good. For a guest under KVM, the thread of its processor gets the signal (`BUS_MCEERR_AR`, the page's address), and
 //! `KVM_RUN` ends with EINTR if it handles it. All other pages go on being filled, and [`FaultHandler::wait`] says what is lost. A page that only the
 //! channels failed to read is tried again when it is touched.
 //!
-//! A [`FaultHandler`] that is dropped before all is there poisons what is missing, so that nobody takes it for zeros. One that runs
+//! A [`FaultHandler`] that is dropped before all is there poisons what is missing, so that nobody takes it for zeros (on a kernel before
+//! 6.6 whoever touches it waits, and a thread is left behind that hears of its unmapping). One that runs
 //! in another process, and ends or is killed, cannot: then the descriptor decides. As long as the guest's process has it open,
 //! whoever touches a missing page waits, and another handler may be given the same descriptor and layout; it fills what is not there.
 //! If the guest's process has closed it, missing pages read as ZEROS from then on. So keep it ([`send`] borrows it), and
@@ -64,7 +65,6 @@ mod places;
 mod region;
 mod serve;
 mod shared;
-#[expect(unsafe_code, reason = "takes descriptors out of messages")]
 mod socket;
 #[expect(unsafe_code, reason = "the system calls that fill memory by its address")]
 mod uffd;

@@ -18,7 +18,7 @@ use super::handler::Ending;
 use super::pages::Scratch;
 use super::places::Places;
 use super::shared::{Failure, PATIENCE, Put, Shared};
-use super::uffd::{Stop, Told};
+use super::uffd::{Descriptor, Stop, Told};
 use crate::bitmap::PageBitmap;
 
 /// Events read at a time: more threads than a guest has processors, as a rule.
@@ -102,8 +102,11 @@ impl Server {
         });
         let ending =
             if ending == Ending::GuestGone && shared.is_complete() { Ending::Complete } else { ending };
-        if ending == Ending::Stopped && self.is_ours {
-            self.poison_what_is_missing();
+        if ending == Ending::Stopped && self.is_ours && !self.poison_what_is_missing() {
+            // The kernel keeps who touches it waiting as long as the descriptor is open.
+            std::mem::forget(Arc::clone(&shared));
+            // Where there is no thread for it, who unmaps the memory waits too.
+            let _ = thread::Builder::new().name("mapped-ram-rest".into()).spawn(move || self.hear_on());
         }
         shared.halt.cancel();
         shared.tell(|status| status.ending = Some(ending));
@@ -164,7 +167,8 @@ impl Server {
             Err(error) => return Err(error.into()),
         }
         let any = |fd: &PollFd| fd.any().unwrap_or(false);
-        let (is_told, is_rung, has_hung_up) = (any(&fds[0]), any(&fds[1]), fds.get(2).is_some_and(any));
+        let is_told = Descriptor::has_something(fds[0].revents())?;
+        let (is_rung, has_hung_up) = (any(&fds[1]), fds.get(2).is_some_and(any));
         if is_rung {
             let _ = self.shared.bell.read();
         }
@@ -180,7 +184,7 @@ impl Server {
         let Self { shared, events, faults, unmappings, .. } = self;
         let mut places = shared.places.write().unwrap_or_else(PoisonError::into_inner);
         let since = Instant::now();
-        shared.uffd.told(events, |told| match told {
+        shared.uffd.told_if_any(events, |told| match told {
             Told::Fault(address) => {
                 shared.counters.faults.fetch_add(1, Ordering::Relaxed);
                 faults.push(Fault { address, place: places.find(address), since });
@@ -325,9 +329,11 @@ impl Server {
         }
     }
 
-    /// So that nobody takes for zeros what was never filled.
-    fn poison_what_is_missing(&mut self) {
+    /// So that nobody takes for zeros what was never filled. `false` where the kernel could not (before Linux 6.6), or would not have its
+    /// memory back.
+    fn poison_what_is_missing(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
+        let mut is_poisoned = true;
         for (index, region) in shared.regions.iter().enumerate() {
             for run in region.present_units(0..region.units()) {
                 let mut unit = run.start;
@@ -337,24 +343,23 @@ impl Server {
                         continue;
                     }
                     let end = (unit..run.end).find(|unit| region.claims.is_done(*unit)).unwrap_or(run.end);
-                    unit += self.poison(index, unit..end);
+                    let dealt_with = self.poison(index, unit..end);
+                    is_poisoned &= dealt_with.is_some();
+                    unit += dealt_with.unwrap_or(end - unit);
                 }
             }
         }
-        if !matches!(self.give_range_back(), Ok(true)) {
-            // The kernel keeps who touches it waiting as long as the descriptor is open.
-            std::mem::forget(shared);
-        }
+        is_poisoned && matches!(self.give_range_back(), Ok(true))
     }
 
-    /// Poisons the start of a run of units; gives how many are dealt with.
-    fn poison(&mut self, index: usize, units: std::ops::Range<u64>) -> u64 {
+    /// Poisons the start of a run of units; gives how many are dealt with, or nothing where the kernel cannot.
+    fn poison(&mut self, index: usize, units: std::ops::Range<u64>) -> Option<u64> {
         let size = self.shared.regions[index].unit;
         let places = self.shared.places.read().unwrap_or_else(PoisonError::into_inner);
-        let Some((address, room)) = places.at(index, units.start * size) else { return 1 };
+        let Some((address, room)) = places.at(index, units.start * size) else { return Some(1) };
         drop(places);
-        let length = ((units.end - units.start) * size).min(room);
-        match self.shared.uffd.poison(address, length) {
+        let run = (units.end - units.start).min(room / size);
+        Some(match self.shared.uffd.poison(address, run * size) {
             (done, None) => (done / size).max(1),
             (0, Some(Stop::Changing)) => {
                 let _ = self.listen();
@@ -362,8 +367,30 @@ impl Server {
                 0
             }
             (done, Some(Stop::Changing)) => done / size,
+            // Perhaps in more mappings than one: see `Shared::put`.
+            (0, Some(Stop::Nothing)) if run > 1 => {
+                return self.poison(index, units.start..units.start + run / 2);
+            }
             (done, Some(Stop::Exists | Stop::Nothing)) => done / size + 1,
-            (_, Some(_)) => units.end - units.start,
+            (_, Some(_)) => return None,
+        })
+    }
+
+    /// Hears of memory that is unmapped, until all of it is, and serves nobody any more.
+    fn hear_on(mut self) {
+        loop {
+            if self.shared.places.read().unwrap_or_else(PoisonError::into_inner).pieces().is_empty() {
+                return;
+            }
+            let mut fds = [PollFd::new(self.shared.uffd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            if self.listen().is_err() {
+                return;
+            }
+            self.faults.clear();
         }
     }
 }

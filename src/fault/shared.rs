@@ -190,6 +190,9 @@ impl Shared {
         let Region { unit: size, ref claims, .. } = self.regions[region];
         let units = to_u64(bytes.len()) / size;
         let mut at = 0;
+        // The kernel takes nothing that is not wholly in one mapping, and a mapping may have been split without a word (`mprotect(2)`,
+        // `madvise(2)`): only of a single unit is it known that nothing is there.
+        let mut most = units.max(1);
         // Held from the look at a unit until it is put: who hears that it was given up waits.
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
         while at < units {
@@ -200,7 +203,7 @@ impl Shared {
             };
             let run =
                 (at..units.min(at + room / size)).take_while(|unit| !claims.is_done(first + unit)).count();
-            let run = to_u64(run);
+            let run = to_u64(run).min(most);
             if run == 0 {
                 // Given up, and left out here: who waits for it is to touch it again.
                 self.uffd.wake(address, size);
@@ -216,7 +219,7 @@ impl Shared {
             let address = address + done / size * size;
             match stop {
                 None if done == 0 => return Put::Again(at),
-                None => {}
+                None => most *= 2,
                 Some(Stop::Exists) => {
                     self.resolve(region, first + at, &self.counters.already_there);
                     self.uffd.wake(address, size);
@@ -225,6 +228,7 @@ impl Shared {
                 // It was a part that was put: the next call says why.
                 Some(Stop::Changing) if done > 0 => {}
                 Some(Stop::Changing) => return Put::Again(at),
+                Some(Stop::Nothing) if run > 1 => most = run / 2,
                 Some(Stop::Nothing) => {
                     self.resolve(region, first + at, &self.counters.unmapped);
                     self.uffd.wake(address, size);

@@ -3,14 +3,18 @@
 //! What comes is a stranger's: bounded in size and time, every descriptor that is not the one wanted is closed.
 
 use std::io::{self, IoSlice, IoSliceMut, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use multifd_pool::Cancel;
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 
 use super::message::{GuestRegion, LONGEST_MESSAGE, Parsed, parse};
 use crate::error::{Error, Result};
@@ -57,13 +61,14 @@ pub fn send(stream: &UnixStream, fd: BorrowedFd<'_>, regions: &[GuestRegion]) ->
         return Err(Error::Usage(format!("a layout of {} bytes is too long to be sent", text.len())));
     }
     let failed = |error| Error::io(PEER, "send the layout of the memory", error);
-    let descriptors = [fd.as_raw_fd()];
+    let descriptors = [fd];
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut room);
+    // There is room for one.
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
     let sent = loop {
-        let parts = [IoSlice::new(text.as_bytes())];
-        let rights = [ControlMessage::ScmRights(&descriptors)];
-        let flags = MsgFlags::MSG_NOSIGNAL;
-        match sendmsg::<UnixAddr>(stream.as_raw_fd(), &parts, &rights, flags, None) {
-            Err(Errno::EINTR) => {}
+        match sendmsg(stream, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
             Ok(sent) => break sent,
             Err(error) => return Err(failed(error.into())),
         }
@@ -127,29 +132,25 @@ enum Refused {
 
 /// What one call gives: how many bytes, and the descriptors that came with them.
 fn receive_part(stream: &UnixStream, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Refused> {
-    let mut control = nix::cmsg_space!([i32; MOST_DESCRIPTORS]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let mut parts = [IoSliceMut::new(buffer)];
-    let message = match recvmsg::<UnixAddr>(stream.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+    // What of it is not taken out is closed when it is dropped.
+    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = match recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut control, flags) {
         Ok(message) => message,
         // Waited for already; somebody else's look at it, or a signal.
-        Err(Errno::EAGAIN | Errno::EINTR) => return Err(Refused::System(io::ErrorKind::Interrupted.into())),
+        Err(Errno::AGAIN | Errno::INTR) => return Err(Refused::System(io::ErrorKind::Interrupted.into())),
         Err(error) => return Err(Refused::System(error.into())),
     };
-    let mut fds = Vec::new();
-    let is_cut = match message.cmsgs() {
-        Ok(controls) => {
-            for control in controls {
-                if let ControlMessageOwned::ScmRights(raw) = control {
-                    // SAFETY: the kernel has just made these descriptors for this process, and nobody else knows them.
-                    fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                }
-            }
-            message.flags.contains(MsgFlags::MSG_CTRUNC)
-        }
-        Err(_) => true,
-    };
-    if is_cut { Err(Refused::Cut) } else { Ok((message.bytes, fds)) }
+    // Those that there was no room for are gone, and those that came are closed.
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Refused::Cut);
+    }
+    let rights = control.drain().filter_map(|control| match control {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    Ok((message.bytes, rights.flatten().collect()))
 }
 
 /// Waits until there is something to receive.
@@ -160,7 +161,7 @@ fn wait(stream: &UnixStream, end: Instant, cancel: &Cancel) -> Result<()> {
         }
         let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(LOOK)) {
-            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
             Ok(_) => return Ok(()),
             Err(error) => return Err(Error::io(PEER, "wait for the layout of the memory", error.into())),
         }

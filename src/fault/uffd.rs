@@ -12,6 +12,7 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{self, c_void};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use userfaultfd::{Error, Event, EventBuffer, FeatureFlags, Uffd, UffdBuilder};
 
 use crate::convert::{to_u64, to_usize};
@@ -53,7 +54,7 @@ pub(super) enum Stop {
     Exists,
     /// The guest is changing its mappings: the event must be read first.
     Changing,
-    /// Nothing is registered there: unmapped.
+    /// Not all of it is registered and in one mapping. A single page, then: unmapped.
     Nothing,
     /// The guest's process has ended.
     Ended,
@@ -118,7 +119,8 @@ impl Descriptor {
     /// Takes one that somebody else made.
     pub(super) fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-        if !link.as_os_str().as_encoded_bytes().ends_with(b"[userfaultfd]") {
+        // All of it: a file's name can end in anything, and what is read of the descriptor would be taken for the kernel's word.
+        if link.as_os_str() != "anon_inode:[userfaultfd]" {
             let what = format!("the descriptor is no userfaultfd but {}", link.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
@@ -186,9 +188,37 @@ impl Descriptor {
         stop.unwrap_or(Stop::Nothing)
     }
 
+    /// Whether there is something to tell, from what `poll(2)` found.
+    ///
+    /// # Errors
+    /// The kernel says so of a descriptor that would be waited on: whoever else has it open, as the guest has, can make it one, and to read
+    /// it would then end nothing.
+    pub(super) fn has_something(found: Option<PollFlags>) -> io::Result<bool> {
+        let found = found.unwrap_or(PollFlags::empty());
+        if found.contains(PollFlags::POLLERR) {
+            return Err(io::Error::other("somebody has taken O_NONBLOCK off the userfaultfd"));
+        }
+        Ok(found.contains(PollFlags::POLLIN))
+    }
+
+    /// As [`told`](Self::told), where nobody knows whether there is something.
+    pub(super) fn told_if_any(&self, buffer: &mut EventBuffer, each: impl FnMut(Told)) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(_) if Self::has_something(fds[0].revents())? => self.told(buffer, each),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// What there is to tell, without waiting. What is told was heard: the guest goes on.
     pub(super) fn told(&self, buffer: &mut EventBuffer, mut each: impl FnMut(Told)) -> io::Result<()> {
-        for event in self.uffd.read_events(buffer).map_err(to_io)? {
+        let events = match self.uffd.read_events(buffer) {
+            // A signal: there will be something the next time too.
+            Err(Error::SystemError(errno)) if errno as i32 == Errno::EINTR as i32 => return Ok(()),
+            events => events.map_err(to_io)?,
+        };
+        for event in events {
             match event {
                 Ok(Event::Pagefault { addr, .. }) => each(Told::Fault(address(addr))),
                 Ok(Event::Remove { start, end }) => each(Told::Removed(address(start), address(end))),

@@ -292,6 +292,29 @@ fn memory_may_be_unmapped_and_moved() {
 }
 
 /// Memory that was touched before is left as it is.
+/// The kernel puts nothing across the end of a mapping, and says the same as where none is: nobody may take that for memory that is gone.
+#[test]
+fn memory_that_fell_into_many_mappings_is_filled_whole() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let pages: Vec<Page> = (0..300).map(|page| Page::Present(u8::try_from(page % 99).unwrap() + 1)).collect();
+    let saved = save(&path, &[("ram0", &pages)]).remove(0);
+    let reader = open(&path);
+    for kind in [Kind::Private, Kind::Anonymous, Kind::Memfd] {
+        for alone in [&[5][..], &[0, 2, 15, 16, 17, 40, 299], &[31, 33, 35, 37, 39, 128, 200]] {
+            let memory = Memory::new(kind, saved.len()).unwrap();
+            for page in alone {
+                memory.split_off(page * PAGE);
+            }
+            let handler = start(FaultOptions::new().channels(2), &reader, &memory, PAGE);
+            let report = handler.wait().unwrap();
+            assert_eq!((report.ending, report.counters.unmapped), (Ending::Complete, 0), "{report:?}");
+            drop(handler);
+            expect_same(&memory.all(), &saved, "memory");
+        }
+    }
+}
+
 #[test]
 fn pages_that_are_there_are_kept() {
     let dir = dir();

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use mapped_ram::fault::{Ending, FaultOptions, FaultTarget, Fill};
 use mapped_ram::{Cancel, Destination, Error, ErrorKind, LoadOptions, LoadTarget, Reader, ReaderOptions};
+use nix::libc;
 
 use crate::failing::Broken;
 use crate::memory::{Kind, Memory, PAGE, Page, expect_same, is_readable, save};
@@ -142,6 +143,76 @@ fn dropped_early_a_handler_leaves_no_page_that_looks_like_zeros() {
             assert_eq!(is_readable(&memory, page * PAGE), page % 3 == 0, "page {page}");
         }
     }
+}
+
+/// The same of memory in several mappings.
+#[test]
+fn dropped_early_a_handler_poisons_across_mappings() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let saved = save(&path, &[("ram0", &[Page::Present(8); 100])]).remove(0);
+    let reader = open(&path);
+    for kind in [Kind::Private, Kind::Memfd] {
+        let memory = Memory::new(kind, saved.len()).unwrap();
+        for page in [7, 9, 64, 99] {
+            memory.split_off(page * PAGE);
+        }
+        let handler = start(FaultOptions::new().fill(Fill::Nothing), &reader, &memory, PAGE);
+        assert_eq!(memory.read(30 * PAGE), 8);
+        assert_eq!(handler.stop().ending, Ending::Stopped);
+        for page in 0..100 {
+            assert_eq!(is_readable(&memory, page * PAGE), page == 30, "page {page}");
+        }
+    }
+}
+
+/// Has `UFFDIO_POISON` be unknown to this thread and those that it starts, as before Linux 6.6.
+fn forget_poison() {
+    const LOAD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const UNLESS_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    const POISON: u32 = 0xC020_AA08;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let ioctl = u32::try_from(libc::SYS_ioctl).unwrap();
+    // The low half of the second argument.
+    let second = 24 + if cfg!(target_endian = "big") { 4 } else { 0 };
+    let mut steps = [
+        step(LOAD, 0, 0, 0),
+        step(UNLESS_EQUAL, 0, 3, ioctl),
+        step(LOAD, 0, 0, second),
+        step(UNLESS_EQUAL, 0, 1, POISON),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EINVAL as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 6, filter: steps.as_mut_ptr() };
+    // SAFETY: the filter is whole, and outlives the calls.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program), 0);
+    }
+}
+
+/// Where the kernel cannot poison, whoever touches what is missing waits, and it can still be unmapped. (Of the kernel's own touch, which
+/// this handler does not serve, the answer is an error at once: so nobody has to wait here.)
+#[test]
+fn without_poison_what_is_missing_stays_missing() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let saved = save(&path, &[("ram0", &[Page::Present(8); 100])]).remove(0);
+    let reader = open(&path);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            forget_poison();
+            let memory = Memory::new(Kind::Private, saved.len()).unwrap();
+            let options = FaultOptions::new().fill(Fill::Nothing).user_mode_only(true);
+            let handler = start(options, &reader, &memory, PAGE);
+            assert_eq!(memory.read(30 * PAGE), 8);
+            assert_eq!(handler.stop().ending, Ending::Stopped);
+            for page in 0..100 {
+                assert_eq!(is_readable(&memory, page * PAGE), page == 30, "page {page}");
+            }
+        });
+    });
 }
 
 /// Who is refused a handler has memory as before, and may load the block into it.

@@ -151,6 +151,13 @@ impl Memory {
         Ok(())
     }
 
+    /// Makes a page a mapping of its own, which tells nobody of it.
+    pub(crate) fn split_off(&self, offset: usize) {
+        // SAFETY: inside the mapping, and changes none of what it holds.
+        let done = unsafe { libc::madvise(self.at(offset).cast(), PAGE, libc::MADV_DONTDUMP) };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    }
+
     /// Gives up what a range holds.
     pub(crate) fn give_up(&self, offset: usize, length: usize) {
         // SAFETY: inside the mapping, never a reference.

@@ -119,6 +119,13 @@ fn layouts_that_do_not_fit_the_file() {
         assert!(error.to_string().contains(said), "{said}: {error}");
     }
     let file = std::fs::File::open(&path).unwrap();
+    let error =
+        FaultOptions::new().serve(&reader, Received::new(file.into(), vec![good.clone()])).unwrap_err();
+    assert!(error.to_string().contains("is no userfaultfd"), "{error}");
+    // Whatever it is called: its bytes would be taken for the kernel's word, and descriptors in them closed.
+    let path = dir.path().join("anon_inode:[userfaultfd]");
+    std::fs::write(&path, [0; 32]).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
     let error = FaultOptions::new().serve(&reader, Received::new(file.into(), vec![good])).unwrap_err();
     assert!(error.to_string().contains("is no userfaultfd"), "{error}");
 }

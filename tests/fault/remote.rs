@@ -12,6 +12,7 @@ use mapped_ram::fault::{
     Ending, FaultOptions, Fill, GuestRegion, LONGEST_MESSAGE, Received, receive, register, send,
 };
 use mapped_ram::{Cancel, ErrorKind, ReaderOptions};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 use crate::failing::Broken;
@@ -391,6 +392,27 @@ fn nobody_reads_on_for_ever_because_there_is_more() {
     assert!(error.kind() == ErrorKind::Io && error.to_string().contains("timed out"), "{error}");
     other.set_nonblocking(true).unwrap();
     assert_ne!((&other).read(&mut [0; 1024]).unwrap(), 0);
+}
+
+/// The flag is the guest's as much as the handler's. Without it the handler would wait where nothing can end it.
+#[test]
+fn a_guest_that_makes_its_descriptor_wait_ends_its_handler() {
+    let dir = dir();
+    let path = dir.path().join("guest");
+    let saved = save(&path, &[("ram0", &pages())]).remove(0);
+    let memory = Memory::new(Kind::Private, saved.len()).unwrap();
+    // SAFETY: mapped for this, and touched through raw pointers only.
+    let fd = unsafe { register(&regions(&memory), false) }.unwrap();
+    let received = Received::new(fd.try_clone().unwrap(), regions(&memory));
+    let handler = FaultOptions::new().fill(Fill::Nothing).serve(&open(&path), received).unwrap();
+    assert_eq!(memory.read(2 * PAGE), saved[2 * PAGE]);
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL).unwrap());
+    fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).unwrap();
+    let error = handler.wait().unwrap_err();
+    assert!(error.to_string().contains("O_NONBLOCK"), "{error}");
+    assert_eq!(handler.stop().ending, Ending::Stopped);
+    // Who unmaps it would wait until it is heard.
+    drop(fd);
 }
 
 #[test]
