@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use mapped_ram::format::bitmap::BitmapEncoding;
 use mapped_ram::storage::{FileSource, Source};
 use mapped_ram::{
     Error, ErrorKind, RamBlock, Reader, ReaderOptions, Result, SaveOptions, SaveReport, Tail, VerifyOptions,
@@ -165,6 +166,45 @@ fn a_real_header_is_read_and_kept() {
     let mapping = read.blocks()[0].map().unwrap();
     // SAFETY: a mapping that nobody writes, of a file that nobody writes.
     assert!(unsafe { std::slice::from_raw_parts(mapping.as_ptr(), mapping.len()) } == memory);
+}
+
+/// A header from a host of the other byte order says how the bitmaps are, which nothing in the stream does; a copy keeps both.
+#[test]
+fn the_header_tells_the_byte_order_of_the_bitmaps() {
+    let dir = dir();
+    let (one, two, old) = (dir.path().join("one"), dir.path().join("two"), dir.path().join("old"));
+    let memory =
+        memory_of(&(0..200).map(|page| u8::from(page % 3 == 0 || page > 150) * 7).collect::<Vec<_>>());
+    let mut head = libvirt_head();
+    for number in head[16..36].chunks_mut(4) {
+        number.reverse();
+    }
+    image(&one, &head, &memory);
+    let native = ReaderOptions::new().stream_offset(HEAD_LENGTH as u64).open(&one).unwrap();
+    let bitmap = native.blocks()[0].layout().bitmap_offset();
+    let file = File::options().read(true).write(true).open(&one).unwrap();
+    let mut words = [0; 4 * 8];
+    file.read_exact_at(&mut words, bitmap).unwrap();
+    words.chunks_mut(8).for_each(<[u8]>::reverse);
+    file.write_all_at(&words, bitmap).unwrap();
+
+    let source = Reader::open(&one).unwrap();
+    for recycle in [None, Some(old.as_path())] {
+        fs::write(&old, [0xA5; 9000]).unwrap();
+        copy(&source, &two, recycle).unwrap();
+        let read = Reader::open(&two).unwrap();
+        assert_eq!(read.libvirt(), source.libvirt());
+        for reader in [&source, &read] {
+            let mut back = vec![0xEE; memory.len()];
+            reader.blocks()[0].read_at(0, &mut back).unwrap();
+            assert!(back == memory);
+        }
+    }
+    // What is said of the bitmaps is more than what the header tells.
+    let reader = ReaderOptions::new().bitmap_encoding(BitmapEncoding::NATIVE).open(&one).unwrap();
+    let mut back = vec![0xEE; memory.len()];
+    reader.blocks()[0].read_at(0, &mut back).unwrap();
+    assert!(back != memory);
 }
 
 /// A header can say 4 GiB, all of it a hole: that costs neither memory nor time nor room.

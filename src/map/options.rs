@@ -162,7 +162,9 @@ impl MapOptions {
                 .map_err(|error| about.error("cover stale pages (is vm.max_map_count too low?)", error))?;
         }
         for range in &plan.wipe {
-            region.wipe(range.clone());
+            region.wipe(range.clone()).map_err(|error| {
+                about.error(&format!("read the stale page at offset {:#x} of the block", range.start), error)
+            })?;
         }
         if !self.prefetch.reads_ahead() {
             region.expect_random_access();

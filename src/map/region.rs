@@ -90,11 +90,20 @@ impl Region {
         Ok(())
     }
 
-    /// Makes `range` zeros, in private copies of its pages. Its pages are in the page cache: the caller has just read them.
-    pub(super) fn wipe(&mut self, range: Range<u64>) {
+    /// Makes `range` zeros, in private copies of its pages. A page that cannot be read for that is an error, and not a signal, from Linux
+    /// 5.14 on.
+    pub(super) fn wipe(&mut self, range: Range<u64>) -> io::Result<()> {
+        let host_page = host_page();
+        let (pages, length) = self.part(range.start / host_page * host_page..range.end);
+        // SAFETY: makes private copies of pages that nobody else knows yet, and changes none of what they hold.
+        match unsafe { madvise(pages.cast(), length, MmapAdvise::MADV_POPULATE_WRITE) } {
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
         let (start, length) = self.part(range);
         // SAFETY: inside this region, which is writable and which nobody else knows yet: it is borrowed mutably.
         unsafe { start.as_ptr().write_bytes(0, length) };
+        Ok(())
     }
 
     /// No read-ahead: who touches a page waits for that page only.

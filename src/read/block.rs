@@ -36,14 +36,8 @@ impl std::fmt::Debug for Block {
 }
 
 impl Block {
-    pub(super) fn new(shared: Arc<Shared>, index: usize, encoding: Option<BitmapEncoding>) -> Self {
-        Self {
-            shared,
-            index,
-            encoding: encoding.unwrap_or(BitmapEncoding::NATIVE),
-            bitmap: OnceLock::new(),
-            hidden: Mutex::default(),
-        }
+    pub(super) fn new(shared: Arc<Shared>, index: usize, encoding: BitmapEncoding) -> Self {
+        Self { shared, index, encoding, bitmap: OnceLock::new(), hidden: Mutex::default() }
     }
 
     /// Where the block stands in the file.
@@ -198,7 +192,11 @@ impl Block {
                 self.shared.source.next_data(at, end).map_err(|error| {
                     Error::io(&self.shared.file, format!("look for data at {at:#x}"), error)
                 })?;
-            let Some((data, stop)) = data else { break };
+            let Some((data, stop)) = data else {
+                // Behind the end of a file that was cut meanwhile there is a hole too, to who asks.
+                self.check_length(end)?;
+                break;
+            };
             // Whole words of the bitmap: back to a multiple of eight bytes from its start.
             at = start + (data.max(at) - start) / 8 * 8;
             while at < stop {
@@ -235,6 +233,23 @@ impl Block {
         Ok(())
     }
 
+    /// Whether the file still goes as far as `end`.
+    fn check_length(&self, end: u64) -> Result<()> {
+        let file = &self.shared.file;
+        let length = self.shared.source.len();
+        let length = length.map_err(|error| Error::io(file, "ask for the file's length", error))?;
+        if length < end {
+            return Err(Error::Damaged {
+                file: file.clone(),
+                what: format!(
+                    "block `{}`: the file was cut while it was read: it ends at {length:#x}, before the end of the bitmap at {end:#x}",
+                    self.idstr()
+                ),
+            });
+        }
+        Ok(())
+    }
+
     /// Whether there is a bitmap to read, and room for it in the file.
     fn check_bitmap(&self) -> Result<()> {
         self.check_held()?;
@@ -268,10 +283,8 @@ impl Block {
         let pages = self.pages();
         let count = usize::try_from(pages.div_ceil(64)).unwrap_or(usize::MAX);
         let Some(mut words) = try_zeroed(count) else {
-            return Err(Error::Unsupported {
-                file: self.shared.file.clone(),
-                what: format!("block `{}` of {pages} pages: no memory for its bitmap", self.idstr()),
-            });
+            let what = format!("the bitmap of block `{}`", self.idstr());
+            return Err(Error::no_memory(&self.shared.file, pages.div_ceil(64) * 8, &what));
         };
         let encoding = self.encoding;
         self.for_each_window(|first_page, bytes| {

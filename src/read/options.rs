@@ -28,7 +28,7 @@ pub struct ReaderOptions {
 
 impl ReaderOptions {
     /// The stream begins at byte 0, or where a libvirt save image around it says; the bitmaps' word and byte order
-    /// are those of a little-endian 64-bit host.
+    /// are this host's, or those that libvirt's header tells.
     pub fn new() -> Self {
         Self::default()
     }
@@ -39,7 +39,7 @@ impl ReaderOptions {
         self
     }
 
-    /// How the host that wrote the file laid out its bitmaps: nothing in the file says so.
+    /// How the host that wrote the file laid out its bitmaps: nothing in the stream says so.
     pub fn bitmap_encoding(mut self, encoding: BitmapEncoding) -> Self {
         self.bitmap_encoding = Some(encoding);
         self

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use mapped_ram_format::bitmap::{BitmapEncoding, WordSize};
 use mapped_ram_format::libvirt::SaveHeader;
 use mapped_ram_format::{DecodeError, DecodeWithError, Decoder, Layout, decode_with};
 
@@ -82,9 +83,13 @@ impl Reader {
             },
             Err(error) => return Err(error),
         };
+        // libvirt's header is in the byte order of the host, and libvirt runs on hosts of 64 bits only.
+        let of_libvirt =
+            libvirt.map(|header| BitmapEncoding { word: WordSize::W64, order: header.byte_order() });
+        let encoding = options.bitmap_encoding.or(of_libvirt).unwrap_or_default();
         let shared = Arc::new(Shared { source, file, length, layout });
         let blocks = (0..shared.layout.blocks().len())
-            .map(|index| Block::new(Arc::clone(&shared), index, options.bitmap_encoding))
+            .map(|index| Block::new(Arc::clone(&shared), index, encoding))
             .collect();
         Ok(Self { shared, blocks, libvirt, flaw })
     }

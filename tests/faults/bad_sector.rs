@@ -135,6 +135,34 @@ fn a_bad_sector_is_an_error_where_a_page_is_on_it_and_nothing_where_none_is() {
     assert!(gaps >= 3 * 10, "{gaps}");
 }
 
+/// Cut before the bitmap was ever read, which is when a block's pages are first asked for: the hole behind the end is no bitmap of zeros.
+#[test]
+fn a_bitmap_that_was_cut_off_is_an_error_and_no_guest_of_zeros() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    let (memories, _) = save(&path);
+    let layout = mapped_ram::Reader::open(&path).unwrap().blocks()[0].layout().clone();
+    let bitmap = layout.bitmap_offset();
+    for end in [0, bitmap - 1, bitmap, bitmap + 1] {
+        save(&path);
+        let reader = mapped_ram::Reader::open(&path).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(end).unwrap();
+        let block = &reader.blocks()[0];
+        let mut back = vec![0xEE; memories[0].len()];
+        for error in [
+            block.load(&mut back, Destination::Used).unwrap_err(),
+            block.bitmap().unwrap_err(),
+            block.map().map(drop).unwrap_err(),
+            reader.verify(VerifyOptions::new()).unwrap_err(),
+        ] {
+            let error = if let Error::Load { source, .. } = error { *source } else { error };
+            assert_eq!(error.kind(), ErrorKind::Damaged, "{end:#x}: {error}");
+        }
+        assert!(back.iter().all(|byte| *byte == 0xEE), "memory was cleared for a file that is gone");
+    }
+}
+
 /// A file that was cut while it was open: the rest cannot be read, and that is told.
 #[test]
 fn a_file_that_was_cut_is_an_error_where_it_ends() {
