@@ -66,6 +66,9 @@ impl<'m> RamBlock<'m> {
     /// more ([`Writer::write_pages`](crate::Writer::write_pages)) when the guest stands still. One that is left so, and was zero when it
     /// was looked at, may be zeros to whoever loads the file, and the mix to whoever maps it.
     ///
+    /// On a file system that checksums what it holds (btrfs, ZFS) such a page, written past the page cache, may have a checksum of other
+    /// bytes, and cannot be read then: save there by [`IoMode::Uncached`](crate::storage::IoMode::Uncached), which copies it first.
+    ///
     /// # Safety
     /// `start` to `start + length` must stay mapped and readable until the writer made with this block is finished or
     /// dropped. It may be written meanwhile by anyone, in any way.

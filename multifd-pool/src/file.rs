@@ -32,6 +32,15 @@ pub struct Alignment {
 const ASSUMED: Alignment = Alignment { memory: 4096, offset: 4096 };
 
 impl Alignment {
+    /// The same, with offsets and lengths that are whole pages of `page` bytes, a power of two, as well.
+    ///
+    /// For writing, with the system's page size: where a direct write and a buffered one share a page of the page cache, the kernel takes the
+    /// buffered one's page for stale, and a later sync fails with EIO.
+    #[must_use]
+    pub fn in_pages(self, page: u64) -> Self {
+        Self { offset: self.offset.max(page), ..self }
+    }
+
     /// What direct I/O on `file` asks for, as `statx(2)` says (Linux 6.1 and later); 4096 for both where it does not.
     ///
     /// # Errors
@@ -49,7 +58,12 @@ impl Alignment {
             )
         };
         if result != 0 {
-            return Err(io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            // Filters that are older than the call.
+            return match error.raw_os_error() {
+                Some(libc::ENOSYS | libc::EPERM) => Ok(ASSUMED),
+                _ => Err(error),
+            };
         }
         // SAFETY: all zeros is a valid `statx`, and the call has filled it in.
         let answer = unsafe { answer.assume_init() };
@@ -160,11 +174,8 @@ impl FileChannel {
             match route(vecs, offset, *alignment) {
                 Route::Direct(one) => {
                     // SAFETY: a part of `vecs`, see above.
-                    let done = unsafe { positional(direct, &[one], offset, call, 0) };
-                    match done {
-                        // Aligned as the system asked, and refused none the less: some file systems ask for more at
-                        // times (compressed or encrypted files). The page cache takes everything.
-                        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                    match unsafe { positional(direct, &[one], offset, call, 0) } {
+                        Err(error) if is_refused(&error) => {}
                         other => return other,
                     }
                 }
@@ -174,13 +185,22 @@ impl FileChannel {
                 }
                 Route::All => {
                     // SAFETY: see above.
-                    return unsafe { positional(direct, vecs, offset, call, 0) };
+                    match unsafe { positional(direct, vecs, offset, call, 0) } {
+                        Err(error) if is_refused(&error) => {}
+                        other => return other,
+                    }
                 }
             }
         }
         // SAFETY: see above.
         unsafe { positional(&self.buffered, vecs, offset, call, self.flags) }
     }
+}
+
+/// Whether the page cache may take what direct I/O did not, though it was aligned as the system asked: some file systems ask for more at
+/// times (compressed or encrypted files), and a device's memory cannot be pinned.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EFAULT))
 }
 
 /// Which descriptor takes how much.

@@ -35,7 +35,7 @@ const MOST_VECS: usize = 1024;
 /// A file, past the page cache with many transfers in flight: reads, and long writes. All else as the [`FileChannel`] that it was made
 /// with.
 pub struct UringChannel {
-    /// `None` when it failed: then all goes through `files`.
+    /// `None` when it failed: then all goes through `files`. Dropped before them.
     ring: Option<Ring>,
     direct: Direct,
     /// Writes that the ring was given, and how much of each is done; its number in the list is its entry's user data.
@@ -49,9 +49,15 @@ impl UringChannel {
     /// # Errors
     /// What `io_uring_setup(2)` says: `ENOSYS` or `EPERM` where the kernel has it not, or not for this process.
     pub fn new(direct: File, buffered: File, alignment: Alignment, direct_from: usize) -> io::Result<Self> {
-        let files = FileChannel::mixed(direct.try_clone()?, buffered, alignment, direct_from);
-        let direct = Direct { file: direct, alignment, from: direct_from as u64 };
-        Ok(Self { ring: Some(Ring::new()?), direct, begun: Vec::new(), files })
+        let ring = Some(Ring::new()?);
+        let file = types::Fd(direct.as_raw_fd());
+        let files = FileChannel::mixed(direct, buffered, alignment, direct_from);
+        Ok(Self {
+            ring,
+            direct: Direct { file, alignment, from: direct_from as u64 },
+            begun: Vec::new(),
+            files,
+        })
     }
 
     /// As [`FileChannel::keeping_room`].
@@ -95,7 +101,8 @@ fn advance(pieces: &mut [Piece]) -> impl FnMut(u64, i32) {
 
 /// The descriptor of a ring's transfers, and what it takes.
 struct Direct {
-    file: File,
+    /// One of the channel's `files`, which outlives the ring.
+    file: types::Fd,
     alignment: Alignment,
     /// Writes with fewer bytes than this are not the ring's.
     from: u64,
@@ -121,8 +128,7 @@ impl Direct {
         if length < self.from || !self.takes(&[vec], offset, length) {
             return None;
         }
-        let file = types::Fd(self.file.as_raw_fd());
-        Some(opcode::Write::new(file, vec.addr(), u32::try_from(length).ok()?).offset(offset).build())
+        Some(opcode::Write::new(self.file, vec.addr(), u32::try_from(length).ok()?).offset(offset).build())
     }
 
     /// The read of `piece`, if a ring can take it: of a whole one, since what was read in part is rare.
@@ -131,12 +137,11 @@ impl Direct {
         if done != 0 || !self.takes(vecs, offset, piece.len()) {
             return None;
         }
-        let file = types::Fd(self.file.as_raw_fd());
         Some(if let [one] = vecs {
-            opcode::Read::new(file, one.addr(), u32::try_from(one.len()).ok()?).offset(offset).build()
+            opcode::Read::new(self.file, one.addr(), u32::try_from(one.len()).ok()?).offset(offset).build()
         } else {
             let count = u32::try_from(vecs.len()).ok()?;
-            opcode::Readv::new(file, IoVec::as_libc(vecs), count).offset(offset).build()
+            opcode::Readv::new(self.file, IoVec::as_libc(vecs), count).offset(offset).build()
         })
     }
 }

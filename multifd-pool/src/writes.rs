@@ -34,7 +34,8 @@ impl<'c, C: Channel + ?Sized> Writes<'c, C> {
     /// Begins to write all of `pieces`, and empties the list. What the channel does not keep in flight is written at once.
     ///
     /// # Errors
-    /// As [`ChannelContext::write_all`], of what was written at once; the list is then empty all the same.
+    /// As [`ChannelContext::write_all`], of what was written at once, and [`WorkError::Cancelled`] where the pool is stopped; the list is
+    /// then empty all the same.
     ///
     /// # Safety
     /// Each piece's memory must be readable for its length until [`end`](Self::end) has returned, or this was dropped.
@@ -44,6 +45,7 @@ impl<'c, C: Channel + ?Sized> Writes<'c, C> {
         pieces: &mut Vec<Piece>,
     ) -> Result<(), WorkError> {
         if context.is_stopped() {
+            pieces.clear();
             return Err(WorkError::Cancelled);
         }
         let all = undone(pieces);

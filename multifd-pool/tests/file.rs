@@ -37,6 +37,44 @@ fn channel(buffered: &File, direct: Option<File>, direct_from: usize) -> FileCha
     }
 }
 
+/// A page that the kernel maps for every program, and lets nobody pin: as a device's memory is.
+fn unpinnable() -> Option<*const u8> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps.lines().find(|line| line.ends_with("[vvar]"))?;
+    let start = line.split('-').next().unwrap();
+    Some(std::ptr::without_provenance(usize::from_str_radix(start, 16).unwrap()))
+}
+
+/// What direct I/O refuses though it is aligned, the page cache takes.
+#[test]
+fn memory_that_cannot_be_pinned_is_written_through_the_page_cache() {
+    let (file, direct) = files();
+    let (Some(direct), Some(page)) = (direct, unpinnable()) else {
+        eprintln!("NOT TESTED: memory that cannot be pinned: none is here, or no direct I/O");
+        return;
+    };
+    // What a direct write says of it, so that this is no test of nothing.
+    let vecs = [IoVec::from_const(page, PAGE)];
+    // SAFETY: the kernel keeps the page mapped and readable as long as the program runs.
+    let refused = unsafe { libc::pwritev(direct.as_raw_fd(), vecs.as_ptr().cast(), 1, 0) };
+    assert_eq!((refused, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
+    for direct_from in [0, 1] {
+        let mut channel = channel(&file, Some(direct.try_clone().unwrap()), direct_from);
+        for offset in [0, 4096] {
+            // SAFETY: as above.
+            let done = unsafe { channel.write_at(&vecs, offset) };
+            assert_eq!(done.unwrap(), PAGE);
+        }
+    }
+}
+
+#[test]
+fn in_pages_no_direct_call_shares_a_page_with_a_buffered_one() {
+    let of_disk = Alignment { memory: 512, offset: 512 };
+    assert_eq!(of_disk.in_pages(65_536), Alignment { memory: 512, offset: 65_536 });
+    assert_eq!(Alignment { memory: 4, offset: 1 << 20 }.in_pages(4096).offset, 1 << 20);
+}
+
 proptest! {
     #[test]
     fn any_alignment_reads_back_what_was_written(

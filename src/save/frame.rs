@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use mapped_ram_format::INCOMPLETE_MAGIC;
-use mapped_ram_format::bitmap::BitmapEncoding;
 
 use super::tail::Tail;
 use super::writer::Writer;
@@ -88,7 +87,7 @@ impl Writer<'_> {
                 words.extend(window.iter().map(|word| word.load(std::sync::atomic::Ordering::Relaxed)));
                 bytes.clear();
                 bytes.resize(words.len() * 8, 0);
-                BitmapEncoding::NATIVE.encode(&words, &mut bytes);
+                self.bitmap_encoding.encode(&words, &mut bytes);
                 // A file's bytes are zero until written: an empty stretch of the bitmap stays a hole.
                 if words.iter().any(|word| *word != 0) {
                     self.write_bytes(&block.name, &bytes, offset)?;

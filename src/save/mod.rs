@@ -7,8 +7,7 @@
 //!                           finish: bitmaps -> tail -> fsync -> name (or, in place, the magic -> fsync)
 //! ```
 //!
-//! A page's bit is set only after its bytes were accepted by the system, and a bitmap is written only after all pages
-//! are; so whatever point a save is interrupted at, no bit speaks of a page that is not there.
+//! A bitmap is written only after all pages were accepted by the system; a page whose write failed fails the save. So whatever point a save is interrupted at, no bit speaks of a page that is not there.
 
 mod copied;
 mod frame;

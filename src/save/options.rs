@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use mapped_ram_format::Layout;
+use mapped_ram_format::bitmap::BitmapEncoding;
 use multifd_pool::Cancel;
 
 use super::copied::Copied;
@@ -65,6 +66,8 @@ pub struct SaveOptions<'a> {
     pub(crate) alignment: Option<u64>,
     pub(crate) head: Option<Layout>,
     pub(super) preamble: Option<Copied>,
+    /// What the bitmaps are written in: this host's, unless what stands before the stream tells of another.
+    pub(super) bitmap_encoding: BitmapEncoding,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Callback<'a>,
 }
@@ -96,6 +99,7 @@ impl<'a> SaveOptions<'a> {
             alignment: None,
             head: None,
             preamble: None,
+            bitmap_encoding: BitmapEncoding::NATIVE,
             cancel: Cancel::new(),
             progress: None,
         }
@@ -187,12 +191,13 @@ impl<'a> SaveOptions<'a> {
     pub fn stream_offset(mut self, offset: u64) -> Self {
         self.stream_offset = offset;
         self.preamble = None;
+        self.bitmap_encoding = BitmapEncoding::NATIVE;
         self
     }
 
     /// Puts before the stream what stands there in the file that `reader` reads, byte for byte, and begins the stream at the same
-    /// offset: libvirt's header with the domain's XML, without which libvirt takes no file for its own. Its holes stay holes. Only for
-    /// new files: a save in place keeps what it finds there. Use it together with [`head_of`](Self::head_of).
+    /// offset: libvirt's header with the domain's XML, without which libvirt takes no file for its own. Its holes stay holes, and
+    /// bitmaps are in the byte order that the header tells. Only for new files: a save in place keeps what it finds there. Use it together with [`head_of`](Self::head_of).
     ///
     /// ```no_run
     /// # fn main() -> mapped_ram::Result<()> {
@@ -210,6 +215,9 @@ impl<'a> SaveOptions<'a> {
         self.stream_offset = end;
         let what = "what stands before the stream";
         self.preamble = Some(Copied { source: reader.source(), start: 0, end, what });
+        if let Some(header) = reader.libvirt() {
+            self.bitmap_encoding.order = header.byte_order();
+        }
         self
     }
 
@@ -246,7 +254,8 @@ impl<'a> SaveOptions<'a> {
     /// [`Writer::finish`] with the smallest tail that QEMU loads.
     ///
     /// # Errors
-    /// As those three. A file that was there before is then still there, untouched.
+    /// As those three. A file that was there before is then still there, untouched; but where only the new name could not be made durable,
+    /// which is the last step and told in words, the new file has it.
     pub fn save(self, path: impl AsRef<Path>, blocks: Vec<RamBlock<'a>>) -> Result<SaveReport> {
         let mut writer = self.create(path, blocks)?;
         writer.write_all()?;
@@ -314,7 +323,9 @@ impl<'a> SaveOptions<'a> {
     /// Bad options or blocks, and what the storage says to its first writes.
     pub fn with_storage(self, storage: Box<dyn Storage>, blocks: Vec<RamBlock<'a>>) -> Result<Writer<'a>> {
         self.check()?;
-        if storage.is_in_place() && !storage.holds_old_bytes() {
+        // What is written over an expendable file is a new one, though its room may have been given back.
+        let is_recycled = storage.holds_old_bytes() || storage.pieces_given_back().is_some();
+        if storage.is_in_place() && !is_recycled {
             self.check_for_no_preamble()?;
         }
         Writer::begin(self, storage, blocks)

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use mapped_ram_format::bitmap::BitmapEncoding;
 use mapped_ram_format::{INCOMPLETE_MAGIC, Layout};
 use multifd_pool::{Cancel, Channel, Pool, RateLimit};
 
@@ -75,6 +76,7 @@ pub struct Writer<'a> {
     pub(super) memory: Vec<RamBlock<'a>>,
     /// Written before the stream, when the head is.
     pub(super) preamble: Option<Copied>,
+    pub(super) bitmap_encoding: BitmapEncoding,
     /// Kept back until all else is synced, and where it goes.
     pub(super) magic: [u8; INCOMPLETE_MAGIC.len()],
     pub(super) magic_offset: u64,
@@ -172,6 +174,7 @@ impl<'a> Writer<'a> {
             blocks,
             memory,
             preamble: options.preamble,
+            bitmap_encoding: options.bitmap_encoding,
             magic: [0; INCOMPLETE_MAGIC.len()],
             magic_offset: 0,
             cancel,

@@ -143,7 +143,7 @@ impl Storage for AtomicFile {
             }
         }
         if durable {
-            self.directory.sync_all()?;
+            sync_names(&self.directory)?;
         }
         let _ = old.let_go();
         Ok(())
@@ -153,6 +153,19 @@ impl Storage for AtomicFile {
 impl AsFd for AtomicFile {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Makes durable which names are in `directory`, where the file system has such a thing.
+pub(super) fn sync_names(directory: &File) -> io::Result<()> {
+    match directory.sync_all() {
+        // Shared folders of virtual machines, for one: the names are as durable as they get.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("the file is whole and has its name, but a power cut may take the name: {error}"),
+        )),
+        Ok(()) => Ok(()),
     }
 }
 

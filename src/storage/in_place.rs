@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use multifd_pool::Channel;
 
-use super::atomic::place;
+use super::atomic::{place, sync_names};
 use super::{IoMode, Storage, note, open};
 
 /// A file whose bytes behind an offset are replaced where they stand.
@@ -20,7 +20,15 @@ pub struct InPlaceFile {
     file: File,
     shown: String,
     /// The file's path, if it was made here and nobody has finished it yet.
-    made: Option<PathBuf>,
+    made: Option<Made>,
+}
+
+/// A file that was not there before.
+#[derive(Debug)]
+struct Made {
+    path: PathBuf,
+    /// It is gone again unless it is finished.
+    is_removed: bool,
 }
 
 impl InPlaceFile {
@@ -32,20 +40,21 @@ impl InPlaceFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).mode(0o600);
-        let (file, is_made) = match options.open(path) {
+        let made = |is_removed| Some(Made { path: path.to_owned(), is_removed });
+        let (file, made) = match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match options.clone().create_new(true).open(path) {
                     // A symbolic link that leads to nothing yet: whoever made it is to keep what it leads to.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        (options.create(true).open(path)?, false)
+                        (options.create(true).open(path)?, made(false))
                     }
-                    made => (made?, true),
+                    opened => (opened?, made(true)),
                 }
             }
-            opened => (opened?, false),
+            opened => (opened?, None),
         };
         let mut this = Self::from_file(file, path.display().to_string())?;
-        this.made = is_made.then(|| path.to_owned());
+        this.made = made;
         Ok(this)
     }
 
@@ -83,20 +92,26 @@ impl Storage for InPlaceFile {
     }
 
     fn publish(&mut self, durable: bool) -> io::Result<()> {
-        if let Some(path) = &self.made
+        // It is finished: whatever becomes of its name, it stays.
+        if let Some(made) = self.made.take()
             && durable
         {
-            let (directory, _) = place(path)?;
-            File::open(directory)?.sync_all()?;
+            let (directory, _) = place(&made.path)?;
+            let directory = File::open(directory).map_err(|error| {
+                let what = format!(
+                    "the file is whole, but a power cut may take its name: its folder cannot be opened to sync it: {error}"
+                );
+                io::Error::new(error.kind(), what)
+            })?;
+            sync_names(&directory)?;
         }
-        self.made = None;
         Ok(())
     }
 }
 
 impl Drop for InPlaceFile {
     fn drop(&mut self) {
-        let Some(path) = &self.made else { return };
+        let Some(Made { path, is_removed: true }) = &self.made else { return };
         let identity = |about: fs::Metadata| (about.dev(), about.ino());
         let (Ok(here), Ok(ours)) = (fs::symlink_metadata(path), self.file.metadata()) else { return };
         // Somebody may have put another file there meanwhile.

@@ -162,7 +162,8 @@ pub trait Storage: Send {
     /// Gives the finished, synced file its name, and makes the name durable if `durable`. Nothing to do in place.
     ///
     /// # Errors
-    /// When the name cannot be given: an older file under that name is then still there, whole.
+    /// When the name cannot be given: an older file under that name is then still there, whole. Or when the name cannot be made durable:
+    /// then the new file has it, and the error says so.
     fn publish(&mut self, durable: bool) -> io::Result<()>;
 }
 

@@ -16,6 +16,7 @@ use multifd_pool::{Alignment, Channel, FileChannel};
 use nix::libc;
 
 use super::IoMode;
+use crate::map::host_page;
 
 /// The name by which the kernel opens the file behind `fd` once more.
 pub(super) fn proc_path(fd: RawFd) -> PathBuf {
@@ -88,12 +89,14 @@ pub(super) fn channel(file: &File, purpose: Purpose, mode: IoMode) -> io::Result
         return Ok(Box::new(channel.keeping_room(keeps_room)));
     };
     let alignment = Alignment::of(&direct)?;
+    let alignment = if write { alignment.in_pages(host_page()) } else { alignment };
     #[cfg(feature = "io-uring")]
     if mode == IoMode::Uring {
         let ring_from = if write { RING_FROM } else { 0 };
-        // Where too little memory may be locked for another ring, this channel does without.
-        let (direct, buffered) = (direct.try_clone()?, buffered.try_clone()?);
-        if let Ok(channel) = UringChannel::new(direct, buffered, alignment, ring_from) {
+        // Where too little memory may be locked for another ring, or no more descriptors be had, this channel does without.
+        if let (Ok(direct), Ok(buffered)) = (direct.try_clone(), buffered.try_clone())
+            && let Ok(channel) = UringChannel::new(direct, buffered, alignment, ring_from)
+        {
             return Ok(Box::new(channel.keeping_room(keeps_room)));
         }
     }

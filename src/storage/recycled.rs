@@ -36,7 +36,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use rustix::fs::{RenameFlags, renameat, renameat_with};
 use rustix::io::Errno;
 
-use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name};
+use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name, sync_names};
 use super::replaced::Replaced;
 use super::{IoMode, Storage, extents, note, open};
 
@@ -99,8 +99,8 @@ impl RecycledFile {
             pieces,
         };
         // Durable whatever was asked for the new file: else a power cut could bring the old name back over new bytes.
-        old_directory.sync_all()?;
-        this.directory.sync_all()?;
+        sync_names(&old_directory)?;
+        sync_names(&this.directory)?;
         note::forget(&this.file);
         if pieces.is_some() {
             this.file.set_len(0)?;
@@ -222,7 +222,7 @@ impl Storage for RecycledFile {
         renameat(&self.directory, passing, &self.directory, &self.file_name)?;
         self.passing = None;
         if durable {
-            self.directory.sync_all()?;
+            sync_names(&self.directory)?;
         }
         let _ = old.let_go();
         Ok(())

@@ -87,7 +87,7 @@ impl<'m> Touched<'m> {
                 "the kernel has no PAGEMAP_SCAN (Linux 6.7); what was touched was read from /proc/self/pagemap, page by page",
             ),
             Source::All if self.pages * self.page_size >= WORTH_ASKING => Some(
-                "which memory was touched cannot be found out (no /proc, or a file shorter than the memory); all of it was looked at",
+                "which memory was touched cannot be found out (no /proc, a file shorter than the memory, or a file system whose holes are not believed); all of it was looked at",
             ),
             _ => None,
         }

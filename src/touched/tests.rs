@@ -68,6 +68,40 @@ fn words(touched: &[usize], pages: u64) -> Vec<std::ops::Range<u64>> {
     found
 }
 
+/// A file that is cut while its holes are asked for: what is behind its end is no hole.
+#[test]
+fn what_was_cut_off_is_not_untouched() {
+    let length = 3000 * PAGE as u64;
+    let file = Arc::new(tempfile::tempfile_in("/dev/shm").unwrap());
+    file.set_len(length).unwrap();
+    for page in [0, 1500] {
+        file.write_all_at(&[1], page * PAGE as u64).unwrap();
+    }
+    let backing = (Arc::clone(&file), 0);
+    let memory = Memory {
+        start: std::ptr::null(),
+        length,
+        page_size: PAGE as u64,
+        backing: Some(&backing),
+        method: Method::Best,
+    };
+    let mut touched = Touched::of(&memory);
+    // The look is one part ahead.
+    assert!(touched.next().is_some_and(|part| part.contains(&0)));
+    file.set_len(1600 * PAGE as u64).unwrap();
+    let rest: Vec<u64> = touched.flatten().collect();
+    assert!((1600..3000).all(|page| rest.contains(&page)), "{rest:?}");
+}
+
+/// Nobody knows of other file systems whether their holes are told of what is in memory only.
+#[test]
+fn holes_are_believed_of_known_file_systems_only() {
+    let known = tempfile::tempfile_in("/dev/shm").unwrap();
+    assert!(super::Holes::new(&known, 0, 0).is_some());
+    let other = File::open("/proc/self/status").unwrap();
+    assert!(super::Holes::new(&other, 0, 0).is_none());
+}
+
 proptest! {
     #[test]
     fn anonymous_memory_by_every_method(
