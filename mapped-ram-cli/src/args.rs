@@ -18,7 +18,7 @@ const EXIT_CODES: &str = "Exit codes:
   2    the command line asks for something that cannot be
   3    the file is damaged, incomplete, or of a kind that is not read
   4    the system refused to read or write
-  130  interrupted; no half-written file is left
+  130  interrupted; no new file is left half-written, and one written in place is named or called incomplete
 
 Sizes and offsets take k, M, G and T behind the number (powers of 1024), or hex (0x1000).";
 
@@ -144,8 +144,9 @@ pub(crate) struct WriteArgs {
     /// Write over this file, which nobody needs any more, instead of into new room: faster. Its content is LOST
     ///
     /// Its name goes first, so that nobody reads it half-written; OUT appears when it is whole. It must be on OUT's file
-    /// system, and may be OUT itself. Its mode becomes 0600, but whoever has it open already sees the new guest in it. OUT keeps the room that the old file had, for the next that takes it over, also where its
-    /// pages are zero; --bridge none gives that back, which takes longer
+    /// system, and may be OUT itself. Its mode becomes 0600, but whoever has it open already sees the new guest in it. OUT keeps the room
+    /// that the old file had, for the next that takes it over, also where its pages are zero; --bridge none, which `copy` takes unless
+    /// it is told otherwise, gives that back, which takes longer
     #[arg(long, value_name = "FILE", conflicts_with = "offset")]
     pub(crate) recycle: Option<PathBuf>,
     /// How to sum up what was done

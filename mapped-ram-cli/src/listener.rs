@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use mapped_ram::Cancel;
@@ -87,12 +87,23 @@ fn clear(path: &Path) -> Result<(), Problem> {
             path.display()
         )));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+    match listens(path) {
+        Ok(false) => fs::remove_file(path)
             .map_err(|error| Problem::io(path, "remove a socket that was left behind", error)),
-        Ok(_) => {
+        Ok(true) => {
             Err(Problem::Usage(format!("somebody listens at {} already; name another path", path.display())))
         }
         Err(error) => Err(Problem::io(path, "ask whether somebody listens at the socket", error)),
+    }
+}
+
+/// Whether a socket is open under the name. Who listens there is not connected to, since they would take that for their guest: asked for
+/// is a connection of another kind, which the system refuses by saying what there is.
+fn listens(path: &Path) -> io::Result<bool> {
+    match UnixDatagram::unbound()?.connect(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -1,32 +1,80 @@
 //! What the command says: lines on stdout, notes and errors on stderr.
 //!
-//! Names come out of files that nobody vouches for, so control characters never reach the terminal as they are. A reader
-//! of stdout that went away (`| head`) is no failure: the rest of the work, and the exit code, are as without it.
+//! Names come out of files that nobody vouches for, so control characters never reach the terminal as they are, nor part a line's
+//! fields. A reader of stdout that went away (`| head`) is no failure: the rest of the work, and the exit code, are as without it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Write};
 
 use serde::Serialize;
 
 use crate::exit::Problem;
 
-/// Prints one line on stdout, control characters escaped.
+/// Prints one line on stdout, control characters escaped, all but tabs.
 pub(crate) fn line(text: &str) -> Result<(), Problem> {
-    raw(&escaped(text))
+    printed(writeln!(io::stdout(), "{}", escaped(text)))
 }
 
-/// Prints text on stdout as it is, and a line end.
-pub(crate) fn raw(text: &str) -> Result<(), Problem> {
-    printed(writeln!(io::stdout(), "{text}"))
+/// What stands between tabs in a line for programs: with no tab of its own.
+pub(crate) fn field(text: &str) -> String {
+    escaped(text).replace('\t', "\\t")
 }
 
-/// Prints a value as JSON on stdout, for programs, without building all of the text first.
+/// Prints a value as JSON on stdout, for programs, in one line.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Problem> {
+    json_by(|out| serde_json::to_writer(out, value))
+}
+
+/// Prints a value as JSON on stdout, for programs and people.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Problem> {
-    let mut stdout = BufWriter::new(io::stdout().lock());
-    let written = serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from);
-    let written = written.and_then(|()| writeln!(stdout)).and_then(|()| stdout.flush());
-    drop(stdout);
+    json_by(|out| serde_json::to_writer_pretty(out, value))
+}
+
+/// Without building all of the text first.
+fn json_by(
+    write: impl FnOnce(&mut JsonText<BufWriter<io::StdoutLock<'_>>>) -> serde_json::Result<()>,
+) -> Result<(), Problem> {
+    let mut out = JsonText(BufWriter::new(io::stdout().lock()));
+    let written = write(&mut out).map_err(io::Error::from);
+    let written = written.and_then(|()| writeln!(out)).and_then(|()| out.flush());
+    drop(out);
     printed(written)
+}
+
+/// Takes JSON, whole characters at a time, and escapes those in it that a terminal would obey: JSON itself asks for that only below
+/// U+0020, and has none of the others outside of strings.
+struct JsonText<W>(W);
+
+impl<W: Write> Write for JsonText<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match str::from_utf8(bytes) {
+            Ok(text) => self.0.write_all(escaped_in_json(text).as_bytes())?,
+            Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn escaped_in_json(text: &str) -> Cow<'_, str> {
+    let is_obeyed = |char: char| char > '\u{1f}' && is_obeyed(char);
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 5);
+    for char in text.chars() {
+        if is_obeyed(char) {
+            // Writing to a string cannot fail. All such characters are below U+10000.
+            let _ = write!(out, "\\u{:04x}", u32::from(char));
+        } else {
+            out.push(char);
+        }
+    }
+    out.into()
 }
 
 /// What became of printing on stdout: `result`, once all of it was handed to the system.
@@ -63,10 +111,7 @@ fn on_stderr(kind: &str, text: &str) {
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for char in text.chars() {
-        // Directional overrides are no control characters to Unicode, but forge what a line says just the same.
-        let forges =
-            matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
-        if (char.is_control() && char != '\t') || forges {
+        if is_obeyed(char) && char != '\t' {
             // Writing to a string cannot fail.
             let _ = write!(out, "{}", char.escape_default());
         } else {
@@ -76,13 +121,36 @@ fn escaped(text: &str) -> String {
     out
 }
 
+/// Whether a terminal does something else with it than to show it.
+fn is_obeyed(char: char) -> bool {
+    // Directional overrides are no control characters to Unicode, but forge what a line says just the same.
+    let forges = matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
+    char.is_control() || forges
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::escaped;
+    use super::{JsonText, escaped, field, is_obeyed};
 
     proptest! {
+        #[test]
+        fn json_is_what_it_was_without_a_character_that_is_obeyed(
+            texts in prop::collection::vec(prop_oneof![any::<String>(), "[\u{0}-\u{ff}\u{2028}-\u{2069}]{0,20}"], 1..4),
+        ) {
+            let mut out = JsonText(Vec::new());
+            serde_json::to_writer(&mut out, &texts).unwrap();
+            let out = String::from_utf8(out.0).unwrap();
+            prop_assert!(!out.contains(is_obeyed), "{}", out);
+            prop_assert_eq!(serde_json::from_str::<Vec<String>>(&out).unwrap(), texts);
+        }
+
+        #[test]
+        fn a_field_is_one_field(text in prop_oneof![any::<String>(), "[\\ta\n]{0,9}"]) {
+            prop_assert!(!field(&text).contains(is_obeyed));
+        }
+
         #[test]
         fn a_line_is_one_line_without_control_characters(text in any::<String>()) {
             let out = escaped(&text);

@@ -7,7 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -559,6 +560,48 @@ fn an_offset_of_0_is_a_new_file() {
     let mut old = String::new();
     File::open(&held).unwrap().read_to_string(&mut old).unwrap();
     assert_eq!(old, "old");
+}
+
+/// A file that is whole stays, though its folder may not be read, which it takes to make the name durable; and that is said.
+#[test]
+fn a_finished_file_in_a_folder_that_cannot_be_read_stays() {
+    let dir = dir();
+    let folder = dir.path().join("drop");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o733)).unwrap();
+    let path = folder.join("guest");
+    for (sync, code) in [("none", 0), ("full", 4)] {
+        let arguments = ["save", "--synthetic", "1M", "--offset", "0", "--sync", sync, text(&path)];
+        let output = command().args(arguments).uid(65_534).gid(65_534).output();
+        let output = match output {
+            Ok(output) if !String::from_utf8_lossy(&output.stderr).contains("create") => output,
+            other => {
+                eprintln!("NOT TESTED: folders that cannot be read: {other:?}");
+                return;
+            }
+        };
+        let (_, err) = expect_output(code, output, &arguments);
+        assert!(code == 0 || err.contains("the file is whole") && err.contains("folder"), "{err}");
+        expect(0, &["verify", text(&path)]);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+/// With fewer descriptors than all channels' rings would take the last channels do without.
+#[test]
+fn the_most_channels_fit_into_the_usual_limit_of_descriptors() {
+    let dir = dir();
+    let (ram, _) = ram_file(&dir, "ram", &[1; 600]);
+    let (ram0, out) = (format!("ram0={}", text(&ram)), dir.path().join("out"));
+    let arguments = ["save", "--ram", &ram0, "--channels", "255", text(&out)];
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 1024 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_mapped-ram")])
+        .args(arguments)
+        .output()
+        .unwrap();
+    expect_output(0, output, &arguments);
+    expect(0, &["verify", "--against", &ram0, text(&out)]);
 }
 
 /// Whether the standard library ended the program since a small piece of memory was not to be had: nothing can be said then.

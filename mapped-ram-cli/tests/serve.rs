@@ -2,10 +2,10 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -18,6 +18,7 @@ use nix::libc::{self, c_void};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::unistd::Pid;
 use support::{PAGE, command, dir, expect, saved, text, with_signals};
 
@@ -199,6 +200,35 @@ fn guests_wait_while_there_are_too_many() {
     end(child, 130);
 }
 
+/// Descriptors that came with a message which is refused, for want of room for all of them, are closed.
+#[test]
+fn a_message_with_too_many_descriptors_costs_none() {
+    let dir = dir();
+    let (file, _) = saved(&dir, "guest", &[7; 5]);
+    let socket = dir.path().join("socket");
+    let mut child = serve(&["--socket", text(&socket), text(&file), "--keep"]);
+    let descriptors = format!("/proc/{}/fd", child.id());
+    let open = || fs::read_dir(&descriptors).unwrap().count() as u64;
+    let before = open();
+    limit_descriptors(&child, before + 20);
+    let stream = UnixStream::connect(&socket).unwrap();
+    let held = File::open(&file).unwrap();
+    let fds = [held.as_raw_fd(); 100];
+    let parts = [std::io::IoSlice::new(b"[]")];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<UnixAddr>(stream.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("descriptors"), "{line}");
+    drop(stream);
+    // The guest's own socket is closed a moment later.
+    while open() > before {
+        std::thread::yield_now();
+    }
+    interrupt(&child);
+    end(child, 130);
+}
+
 #[test]
 fn an_interruption_leaves_a_guest_waiting_for_the_next_handler() {
     let dir = dir();
@@ -232,6 +262,9 @@ fn what_has_the_sockets_name_is_left_alone() {
     let listener = UnixListener::bind(&socket).unwrap();
     let (_, err) = expect(2, &["serve", text(&file), "--socket", text(&socket)]);
     assert!(err.contains("somebody listens"), "{err}");
+    // Whoever listens there does not hear of it, and waits on for a guest.
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     // Left behind by somebody who was killed: made anew.
     drop(listener);
     let child = serve(&["--socket", text(&socket), text(&file)]);
@@ -242,4 +275,19 @@ fn what_has_the_sockets_name_is_left_alone() {
     assert!(err.contains("ram0"), "{err}");
     let (_, err) = expect(3, &["serve", text(&file), "--socket", text(&socket), "--prefetch", text(&file)]);
     assert!(err.contains("working set"), "{err}");
+    // Of another guest: said before anybody connects, with the list's name.
+    let list = dir.path().join("list");
+    WorkingSet::write_file(&list, &[WorkingSet::new("ram0", PAGE as u64, 6, vec![3]).unwrap()]).unwrap();
+    let (_, err) = expect(2, &["serve", text(&file), "--socket", text(&socket), "--prefetch", text(&list)]);
+    assert!(err.contains(text(&list)) && err.contains("another guest"), "{err}");
+    // The saved guest is never written over, whatever it is called.
+    let link = dir.path().join("link");
+    fs::hard_link(&file, &link).unwrap();
+    let before = fs::read(&file).unwrap();
+    for record in [&file, &link] {
+        let (_, err) =
+            expect(2, &["serve", text(&file), "--socket", text(&socket), "--record", text(record)]);
+        assert!(err.contains("name another file"), "{err}");
+    }
+    assert!(fs::read(&file).unwrap() == before && !socket.exists());
 }

@@ -150,6 +150,23 @@ fn pages_that_are_not_marked_are_told_and_not_thrown_away() {
         assert!(err.contains(words) && err.contains("--discard-unmarked"), "{err}");
         assert!(fs::read(out).unwrap() == before_out);
     }
+    // Nor does any other command make zeros of it without a word.
+    let (ram, images) = (dir.path().join("ram"), dir.path().join("images"));
+    fs::write(&ram, [7; 4 * PAGE]).unwrap();
+    for arguments in [
+        &["restore", text(&guest), "--block", "one", "--into", text(&ram)][..],
+        &["extract", text(&guest), "--block", "one", "--output", text(&ram)],
+        &["extract", text(&guest), "--all", "--output", text(&images)],
+        &["compare", text(&guest), text(&guest)],
+        &["prepare", text(&guest)],
+    ] {
+        let (said, err) = expect(3, arguments);
+        assert!(err.contains(words) && err.contains("background-snapshot"), "{err}");
+        assert!(!said.contains("mapped-ram copy"), "{said}");
+    }
+    assert!(fs::read(&ram).unwrap() == [7; 4 * PAGE] && !images.exists());
+    let (_, err) = expect(3, &["extract", "--salvage", text(&guest), "--all", "--output", text(&images)]);
+    assert!(err.contains("warning: ") && err.contains(words), "{err}");
     assert!(fs::read(&guest).unwrap() == before);
     let (_, err) = expect(0, &["copy", "--discard-unmarked", text(&guest), text(&copy)]);
     assert!(err.contains("warning: ") && err.contains(words), "{err}");
@@ -207,9 +224,24 @@ fn what_can_be_had_of_a_cut_file_is_extracted_and_the_rest_is_named() {
             let has_salvage = layouts.iter().any(|(bitmap, _)| cut >= bitmap + 8);
             assert_eq!(err.contains("extract --salvage"), has_salvage, "{cut:#x}: {err}");
         }
+        // What was there before is no image of this file's.
+        fs::create_dir_all(&out).unwrap();
+        fs::write(out.join("two.raw"), "of another guest").unwrap();
         let (said, err) =
             expect(code, &["extract", "--salvage", text(&file), "--all", "--output", text(&out)]);
         assert_eq!(err.is_empty(), cut == whole, "{err}");
+        if cut < layouts[1].0 + 8 {
+            assert!(!said.contains("two.raw"), "{cut:#x}: {said}");
+            assert_eq!(fs::read(out.join("two.raw")).unwrap(), b"of another guest");
+            fs::remove_file(out.join("two.raw")).unwrap();
+            let (_, err) = expect(
+                3,
+                &["extract", "--salvage", text(&file), "--block", "two", "--output", text(&out.join("two"))],
+            );
+            // Where not even its record was found it is not said that there was none.
+            assert!(!err.contains("has no block"), "{cut:#x}: {err}");
+            assert!(!out.join("two").exists());
+        }
         for ((name, memory), (bitmap, pages)) in
             [("one", &memory_one), ("two", &memory_two)].iter().zip(&layouts)
         {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use mapped_ram::{Block, Cancel, Reader};
 
-use super::open;
 use super::tally::Tally;
+use super::{expect_marked, open};
 use crate::args::CompareArgs;
 use crate::chunks;
 use crate::exit::{Outcome, Problem};
@@ -16,6 +16,9 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let one = open(&args.one, args.offset_a)?;
     let two = open(&args.two, args.offset_b)?;
+    for reader in [&one, &two] {
+        expect_marked(reader, "compared", &cancel)?;
+    }
     let (in_one, in_two) = (by_name(&one), by_name(&two));
     let mut same = true;
     for block in one.blocks() {

@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use mapped_ram::{Block, Bridge, Cancel, RamBlock, Reader, Tail, Writer};
+use mapped_ram::{Block, Bridge, RamBlock, Reader, Tail, Writer};
 use rayon::prelude::*;
 
 use super::summary::{Pages, tell};
-use super::{begin, open, write_options};
+use super::{begin, expect_marked, open, warn_of_unmarked, write_options};
 use crate::args::{CopyArgs, ZeroDetection};
 use crate::chunks::{CHUNK, any_present, make_room, threads};
 use crate::exit::{Outcome, Problem};
 use crate::files::expect_another;
+use crate::progress;
 use crate::signals::interruptible;
-use crate::{progress, say};
 
 /// How much is read, then written, at a time, in bytes: some chunks for each channel, and small beside any guest.
 const WINDOW: u64 = 32 << 20;
@@ -40,7 +40,11 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     let preamble = Preamble::of(&reader, args)?;
     // A copy must be as whole as it looks: a tail that is cut would come out as one, under a new name.
     let behind = reader.bytes_behind()?;
-    look_for_unmarked(&reader, args.discard_unmarked, &cancel)?;
+    if args.discard_unmarked {
+        warn_of_unmarked(&reader, &cancel)?;
+    } else {
+        expect_marked(&reader, "copied", &cancel)?;
+    }
     // A copy is made to be small, as a rule.
     let bridge = args.write.bridge.unwrap_or(Bridge::None);
     let options = write_options(&args.write, &cancel).bridge(bridge).head_of(reader.layout());
@@ -109,25 +113,6 @@ fn count(reader: &Reader, written: u64, writes_all: bool) -> Result<Pages, Probl
     }
     let untouched = if writes_all { 0 } else { pages - present };
     Ok(Pages { written, zero: pages.saturating_sub(written), untouched })
-}
-
-/// Warns of blocks whose pages stand in the file without being marked: a copy has zeros there. Where that goes for the whole guest
-/// nobody can mean it, and IN may be the only place where the pages are.
-fn look_for_unmarked(reader: &Reader, discard: bool, cancel: &Cancel) -> Result<(), Problem> {
-    let unmarked = reader.unmarked_blocks(cancel)?;
-    for block in &unmarked {
-        say::warning(&format!("{}: {block}", reader.file()));
-    }
-    let mut present = reader.blocks().iter().filter(|block| !block.is_left_out()).map(Block::present_pages);
-    if unmarked.is_empty() || discard || present.any(|pages| pages.is_ok_and(|pages| pages > 0)) {
-        return Ok(());
-    }
-    Err(Problem::Unsupported {
-        file: reader.file().to_owned(),
-        what: "not copied: none of its pages is marked present, so the copy would lose all that stand there. Keep this file, and save \
-               the guest again without background-snapshot; --discard-unmarked copies it all the same, without them"
-            .to_owned(),
-    })
 }
 
 /// The same blocks once more, their memory not in this process.

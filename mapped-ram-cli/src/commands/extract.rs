@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mapped_ram::{Block, Cancel, Reader, ReaderOptions};
 
-use super::{find_block, open_with};
+use super::{expect_marked, find_block, open_with, warn_of_unmarked};
 use crate::args::ExtractArgs;
 use crate::exit::{Outcome, Problem};
 use crate::files::{expect_another, expect_no_hugetlbfs, expect_no_link, expect_writable};
@@ -36,9 +36,16 @@ fn extract(args: &ExtractArgs) -> Result<Outcome, Problem> {
     let options = ReaderOptions::new().salvage(args.salvage);
     let reader = open_with(options, &args.read.file, args.read.offset)?;
     let wanted = match &args.block {
-        Some(name) => vec![(find_block(&reader, name.as_bytes())?, args.output.clone())],
+        Some(name) => vec![(find_or_lost(&reader, name.as_bytes())?, args.output.clone())],
         None => all(&reader, args)?,
     };
+    let mut is_whole = reader.flaw().is_none();
+    if args.salvage {
+        // Where even the look fails, so will the block's image, with a word.
+        is_whole &= !warn_of_unmarked(&reader, &cancel).unwrap_or(false);
+    } else {
+        expect_marked(&reader, "extracted", &cancel)?;
+    }
     for (_, path) in &wanted {
         expect_writable(path)?;
         expect_no_hugetlbfs(path)?;
@@ -46,15 +53,17 @@ fn extract(args: &ExtractArgs) -> Result<Outcome, Problem> {
     }
     let made = if args.all { Some(MadeFolders::make(&args.output)?) } else { None };
     let bar = progress::bar("extract", wanted.iter().map(|(block, _)| block.used_length()).sum());
-    let mut is_whole = reader.flaw().is_none();
     for (block, path) in &wanted {
+        let mut had = Had::All;
         if args.salvage {
-            is_whole &= bar.suspend(|| salvage(block, &args.read.file, path, &cancel))?;
+            had = bar.suspend(|| salvage(block, &args.read.file, path, &cancel))?;
         } else {
             write_block(block, path, &cancel, &bar)?;
         }
-        if args.all && path.exists() {
-            bar.suspend(|| say::line(&format!("{}\t{}", block.idstr(), path.display())))?;
+        is_whole &= had == Had::All;
+        if args.all && had != Had::Nothing {
+            let (name, path) = (say::field(&block.idstr()), say::field(&path.to_string_lossy()));
+            bar.suspend(|| say::line(&format!("{name}\t{path}")))?;
         }
     }
     bar.finish_and_clear();
@@ -77,19 +86,43 @@ fn extract(args: &ExtractArgs) -> Result<Outcome, Problem> {
     Ok(if is_whole { Outcome::Good } else { Outcome::Damaged })
 }
 
-/// Writes what can be had of a block, says what cannot, and whether all could.
-fn salvage(block: &Block, file: &Path, path: &Path, cancel: &Cancel) -> Result<bool, Problem> {
+/// The block that is called `name`; where a part of the file cannot be read, there may have been one.
+fn find_or_lost<'r>(reader: &'r Reader, name: &[u8]) -> Result<&'r Block, Problem> {
+    find_block(reader, name).map_err(|problem| match reader.flaw() {
+        None => problem,
+        Some(flaw) => Problem::Unsupported {
+            file: reader.file().to_owned(),
+            what: format!(
+                "block `{}` was not found before what cannot be read, and may be behind it: {flaw}",
+                String::from_utf8_lossy(name)
+            ),
+        },
+    })
+}
+
+/// What could be had of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Had {
+    All,
+    Some,
+    /// No image was made.
+    Nothing,
+}
+
+/// Writes what can be had of a block, and says what cannot.
+fn salvage(block: &Block, file: &Path, path: &Path, cancel: &Cancel) -> Result<Had, Problem> {
     let name = block.idstr();
     if let Err(error) = block.bitmap() {
         say::error(&format!(
             "block `{name}`: no image: without its bitmap nothing is known of its pages: {error}"
         ));
-        return Ok(false);
+        return Ok(Had::Nothing);
     }
     let lost = write_salvaged(block, file, path, cancel)?;
     let page = block.page_size();
     for run in lost.runs() {
-        say::line(&format!("{name}\tlost\t{}\t{}", run.start * page, (run.end - run.start) * page))?;
+        let (start, length) = (run.start * page, (run.end - run.start) * page);
+        say::line(&format!("{}\tlost\t{start}\t{length}", say::field(&name)))?;
     }
     let (gone, present) = (lost.count(), block.present_pages()?);
     if gone > 0 {
@@ -98,7 +131,7 @@ fn salvage(block: &Block, file: &Path, path: &Path, cancel: &Cancel) -> Result<b
             path.display()
         ));
     }
-    Ok(gone == 0)
+    Ok(if gone == 0 { Had::All } else { Had::Some })
 }
 
 /// Every block that the file holds, and where it goes: always right inside the folder.

@@ -21,6 +21,7 @@ use mapped_ram::{Block, Cancel, RamBlock, Reader, ReaderOptions, SaveOptions, Sy
 use crate::args::{Mode, ReadArgs, Sync, WriteArgs, ZeroDetection};
 use crate::exit::Problem;
 use crate::files::{expect_no_hugetlbfs, expect_regular, expect_writable};
+use crate::say;
 
 /// Opens a file for reading.
 fn open(path: &Path, offset: Option<u64>) -> Result<Reader, Problem> {
@@ -49,6 +50,31 @@ fn find_block<'r>(reader: &'r Reader, name: &[u8]) -> Result<&'r Block, Problem>
             String::from_utf8_lossy(name),
             names.join(", ")
         ))
+    })
+}
+
+/// Warns of blocks whose pages stand in the file without being marked, and returns whether that goes for the whole guest.
+fn warn_of_unmarked(reader: &Reader, cancel: &Cancel) -> Result<bool, Problem> {
+    let unmarked = reader.unmarked_blocks(cancel)?;
+    for block in &unmarked {
+        say::warning(&format!("{}: {block}", reader.file()));
+    }
+    let mut present = reader.blocks().iter().filter(|block| !block.is_left_out()).map(Block::present_pages);
+    Ok(!unmarked.is_empty() && !present.any(|pages| pages.is_ok_and(|pages| pages > 0)))
+}
+
+/// The same, and an error where it goes for the whole guest: nobody means memory that is all zeros, and the file may be the only place
+/// where the pages are.
+fn expect_marked(reader: &Reader, done: &str, cancel: &Cancel) -> Result<(), Problem> {
+    if !warn_of_unmarked(reader, cancel)? {
+        return Ok(());
+    }
+    Err(Problem::Unsupported {
+        file: reader.file().to_owned(),
+        what: format!(
+            "not {done}: none of its pages is marked present, so that all would be zeros, and what stands there lost. Keep this file, \
+             and save the guest again without background-snapshot; `mapped-ram copy --discard-unmarked` makes a copy without those pages"
+        ),
     })
 }
 

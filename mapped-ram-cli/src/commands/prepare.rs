@@ -1,6 +1,8 @@
 //! `mapped-ram prepare`.
 
-use super::open_args;
+use mapped_ram::Cancel;
+
+use super::{expect_marked, open_args};
 use crate::args::ReadArgs;
 use crate::exit::{Outcome, Problem};
 use crate::say;
@@ -18,9 +20,14 @@ pub(crate) fn run(args: &ReadArgs) -> Result<Outcome, Problem> {
         ))?;
         return Ok(Outcome::Good);
     };
-    say::line(&format!(
-        "{file}: block `{}`: page {} is zero, and its room at offset {:#x} holds stale bytes; write the file anew with `mapped-ram copy`",
+    let found = format!(
+        "{file}: block `{}`: page {} is zero, and its room at offset {:#x} holds stale bytes",
         stale.idstr, stale.page, stale.offset
-    ))?;
+    );
+    // To write it anew would lose what stands there.
+    expect_marked(&reader, "prepared", &Cancel::new()).inspect_err(|_| {
+        let _ = say::line(&found);
+    })?;
+    say::line(&format!("{found}; write the file anew with `mapped-ram copy`"))?;
     Ok(Outcome::Differs)
 }

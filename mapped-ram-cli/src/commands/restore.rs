@@ -13,7 +13,7 @@ use mapped_ram::storage::IoMode;
 use mapped_ram::{Block, LoadOptions, LoadReport, Reader};
 use serde_json::json;
 
-use super::{find_block, open_args};
+use super::{expect_marked, find_block, open_args};
 use crate::args::{LoadMode, RestoreArgs, Stats};
 use crate::exit::{Outcome, Problem};
 use crate::files::{expect_another, expect_writable};
@@ -26,6 +26,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let reader = open_args(&args.read)?;
     let wanted = wanted(&reader, args)?;
+    expect_marked(&reader, "restored", &cancel)?;
     let mut memories = Vec::new();
     // By what the paths lead to once they are open: of files that are made here nothing else is sure to differ.
     let mut files = BTreeSet::new();
@@ -87,22 +88,19 @@ fn tell(
             .iter()
             .map(|(block, path)| json!({ "block": block.idstr(), "into": path.to_string_lossy(), "bytes": block.used_length() }))
             .collect();
-        return say::raw(
-            &json!({
-                "file": reader.file(),
-                "restored": restored,
-                "guest_bytes": guest_bytes,
-                "pages_read": totals.pages,
-                "zero_pages": totals.zero_pages,
-                "bytes_read": totals.bytes,
-                "read_calls": totals.calls,
-                "seconds": time.as_secs_f64(),
-                "gib_per_second": rate,
-                "channels": report.channels.len(),
-                "mode": report.io_mode.name(),
-            })
-            .to_string(),
-        );
+        return say::json_line(&json!({
+            "file": reader.file(),
+            "restored": restored,
+            "guest_bytes": guest_bytes,
+            "pages_read": totals.pages,
+            "zero_pages": totals.zero_pages,
+            "bytes_read": totals.bytes,
+            "read_calls": totals.calls,
+            "seconds": time.as_secs_f64(),
+            "gib_per_second": rate,
+            "channels": report.channels.len(),
+            "mode": report.io_mode.name(),
+        }));
     }
     for (block, path) in wanted {
         say::line(&format!("{}: block `{}`, {}", path.display(), block.idstr(), show(block.used_length())))?;

@@ -14,10 +14,10 @@ use mapped_ram::{Cancel, Reader, WorkingSet};
 use nix::errno::Errno;
 use serde_json::json;
 
-use super::{find_block, open_args};
+use super::{expect_marked, find_block, open_args};
 use crate::args::{FillArg, ServeArgs, Stats};
 use crate::exit::{Outcome, Problem};
-use crate::files::expect_writable;
+use crate::files::{expect_another, expect_writable};
 use crate::listener::Listener;
 use crate::signals::interruptible;
 use crate::{progress, say};
@@ -43,11 +43,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Outcome, Problem> {
         options = options.channels(usize::from(channels));
     }
     if let Some(path) = &args.prefetch {
-        options = options.prefetch(WorkingSet::read_file(path)?);
+        options = options.prefetch(prefetch_list(&reader, path)?);
     }
     if let Some(path) = &args.record {
         expect_writable(path)?;
+        expect_another(&args.read.file, path)?;
     }
+    expect_marked(&reader, "served", &cancel)?;
     let listener = Listener::bind(&args.socket)?;
     say::note(&format!("waiting for a guest at {}", args.socket.display()));
     if args.keep {
@@ -57,6 +59,18 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Outcome, Problem> {
         let received = receive(stream, PATIENCE, &cancel)?;
         serve_one(args, &reader, options.serve(&reader, received)?, &cancel)
     }
+}
+
+/// The lists of a file, all of which can be of this guest: found out now, and not when somebody waits for pages.
+fn prefetch_list(reader: &Reader, path: &Path) -> Result<Vec<WorkingSet>, Problem> {
+    let sets = WorkingSet::read_file(path)?;
+    for set in &sets {
+        if let Some(block) = reader.block(set.block()) {
+            set.check_block(set.block(), block.used_length())
+                .map_err(|error| Problem::Usage(format!("{}: {error}", path.display())))?;
+        }
+    }
+    Ok(sets)
 }
 
 /// Serves any number of guests at the same time, until it is interrupted. One guest's failure is told, and no other's business; who
@@ -202,25 +216,22 @@ fn tell(
             micros(counters.service_p99),
             took.as_secs_f64(),
         )),
-        Stats::Json => say::raw(
-            &json!({
-                "file": file,
-                "ending": ending,
-                "present_pages": counters.present,
-                "on_demand": counters.on_demand,
-                "in_background": counters.in_background,
-                "already_there": counters.already_there,
-                "given_up": counters.given_up,
-                "unmapped": counters.unmapped,
-                "lost": counters.lost,
-                "missing": counters.missing,
-                "zero_pages": counters.zero_pages,
-                "faults": counters.faults,
-                "service_p50_us": micros(counters.service_p50),
-                "service_p99_us": micros(counters.service_p99),
-                "seconds": took.as_secs_f64(),
-            })
-            .to_string(),
-        ),
+        Stats::Json => say::json_line(&json!({
+            "file": file,
+            "ending": ending,
+            "present_pages": counters.present,
+            "on_demand": counters.on_demand,
+            "in_background": counters.in_background,
+            "already_there": counters.already_there,
+            "given_up": counters.given_up,
+            "unmapped": counters.unmapped,
+            "lost": counters.lost,
+            "missing": counters.missing,
+            "zero_pages": counters.zero_pages,
+            "faults": counters.faults,
+            "service_p50_us": micros(counters.service_p50),
+            "service_p99_us": micros(counters.service_p99),
+            "seconds": took.as_secs_f64(),
+        })),
     }
 }

@@ -53,7 +53,7 @@ pub(crate) fn tell(
     }
     match args.stats {
         Stats::Text => say::line(&text(out, report, pages)),
-        Stats::Json => say::raw(&json(out, report, pages, &warnings).to_string()),
+        Stats::Json => say::json_line(&json(out, report, pages, &warnings)),
     }
 }
 
