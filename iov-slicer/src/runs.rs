@@ -118,7 +118,8 @@ impl<W: Words + ?Sized> PageRuns<'_, W> {
             self.at = self.end;
             return None;
         }
-        let stop = self.first_page(start, u64::MAX);
+        // Set when it was found, whatever it is by now.
+        let stop = self.first_page(start, u64::MAX).max(start + 1);
         self.at = stop;
         Some(start..stop)
     }

@@ -241,8 +241,8 @@ impl<'s, S: Segment> Slices<'s, S> {
             }
         }
         let most = self.longest.min(self.block.memory() - (addr - self.block.host()));
-        // As far as lengths go that are no larger, a sum of so few cannot wrap.
-        if large >= SMALL || end.wrapping_sub(addr) > most || taken - 1 > self.most_iovecs() {
+        // The first is inside the block; as far as the other lengths go that are no larger, a sum of so few wraps once at most.
+        if large >= SMALL || end < addr || end - addr > most || taken - 1 > self.most_iovecs() {
             return rarely();
         }
         Some((end, taken))

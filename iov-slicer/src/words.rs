@@ -29,7 +29,8 @@ impl Words for [u64] {
 }
 
 impl Words for [AtomicU64] {
-    /// Loaded `Relaxed`: whoever walks a bitmap that is still changing gets each word as it was at some moment.
+    /// Loaded `Relaxed`: whoever walks a bitmap that is still changing gets each word as it was at some moment,
+    /// and may ask for one more than once: a run may be of two moments, and is never empty.
     #[inline]
     fn word(&self, index: usize) -> u64 {
         self[index].load(Ordering::Relaxed)

@@ -85,7 +85,7 @@ impl Layout {
         self.page_size
     }
 
-    /// The configuration section; very old machine types have none.
+    /// The configuration section; streams of `migration.send-configuration=off` have none.
     pub fn configuration(&self) -> Option<&Configuration> {
         self.head.configuration.as_ref()
     }

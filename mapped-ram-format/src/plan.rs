@@ -119,7 +119,7 @@ impl LayoutPlan {
         self
     }
 
-    /// No configuration section, as for very old machine types.
+    /// No configuration section, as with `-global migration.send-configuration=off`.
     pub fn no_configuration(mut self) -> Self {
         self.head = HeadPlan::None;
         self

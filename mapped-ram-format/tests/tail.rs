@@ -172,16 +172,19 @@ fn everything_that_may_stand_in_a_tail() {
         &section(4, 8, "undescribed", &[&footer(9)[..], &footer(8), b"\xff"].concat()),
     ]
     .concat();
-    for end in [description(json), vec![0]] {
+    let described = description(json);
+    let length = described.len();
+    // Zeros behind it may be padding.
+    for (end, length) in [(described, length), (vec![0], 1), (vec![0; 101], 1)] {
         let bytes = [&parts[..], &end].concat();
         let result = Tail::parse(&bytes);
         let tail = result.unwrap();
         let names: Vec<_> =
             tail.devices().iter().map(|device| (device.name(), device.range().len())).collect();
         assert_eq!(names, [("dev", 4), ("undescribed", 11)]);
-        assert_eq!(tail.devices()[0].is_described(), end.len() > 1);
+        assert_eq!(tail.devices()[0].is_described(), length > 1);
         assert!(!tail.devices()[1].is_described());
-        assert_eq!(tail.length(), bytes.len());
+        assert_eq!(tail.length(), parts.len() + length);
     }
 }
 
@@ -237,7 +240,7 @@ fn devices_that_could_not_be_found_again() {
     let device = |name: &str| Device { name: name.into(), instance: 1, version: 1, data: vec![] };
     let build =
         |devices: &[Device]| TailBuilder::with_section(2, 4096).devices(devices.iter().cloned()).build();
-    for name in ["", "a\0", &"a".repeat(256)] {
+    for name in ["", "a\0", "a\tb", "a\u{85}", &"a".repeat(256)] {
         assert_eq!(build(&[device(name)]), Err(TailError::Name(name.into())));
     }
     assert_eq!(build(&[device("a"), device("a")]), Err(TailError::Duplicate("a".into(), 1)));

@@ -27,6 +27,7 @@ const MAX_HEAD: usize = 1 << 20;
 
 /// Bytes that a [`Decoder`] waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Need {
     /// From the file's first byte.
     pub offset: u64,
@@ -162,6 +163,9 @@ impl Decoder {
 
     /// The layout of the blocks that were found so far and whose records end at `file_end` or before, for a file of which the rest is
     /// gone; `None` if there are none.
+    ///
+    /// Its [`pieces`](Layout::pieces) are those of a stream of these blocks alone, and its [`tail_offset`](Layout::tail_offset) the end of the
+    /// last of them.
     ///
     /// Blocks are found without their pages being there if the end that [`new`](Self::new) is given is behind the file's, and what is
     /// missing of the bytes that are asked for is supplied as zeros.

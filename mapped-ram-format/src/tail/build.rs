@@ -28,8 +28,8 @@ pub struct Device {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TailError {
-    /// The device's name is empty, longer than 255 bytes, or has a NUL in it.
-    #[error("device name `{0}` is empty, longer than 255 bytes or has a NUL in it")]
+    /// The device's name is empty, longer than 255 bytes, or has a control character in it.
+    #[error("device name {0:?} is empty, longer than 255 bytes or has a control character in it")]
     Name(Box<str>),
     /// Two devices of the same name and instance.
     #[error("two devices `{0}` of instance {1}")]
@@ -102,7 +102,7 @@ impl TailBuilder {
         let mut id = self.ram_section_id;
         for device in &self.devices {
             let name = device.name.as_bytes();
-            if name.is_empty() || name.len() > 255 || name.contains(&0) {
+            if name.is_empty() || name.len() > 255 || device.name.contains(char::is_control) {
                 return Err(TailError::Name(device.name.as_str().into()));
             }
             if !seen.insert((name, device.instance)) {

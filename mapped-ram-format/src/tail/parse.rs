@@ -51,7 +51,7 @@ pub struct DeviceSection {
 }
 
 impl DeviceSection {
-    /// Name of the device, with bytes that are no UTF-8 replaced.
+    /// Name of the device, with bytes that are no UTF-8 replaced, and control characters escaped.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -86,7 +86,7 @@ impl DeviceSection {
 impl Tail {
     /// Finds the devices in the bytes from a layout's [`tail_offset`](crate::Layout::tail_offset) to the end of the file.
     ///
-    /// Bytes behind the end of the stream are ignored. The description may be missing.
+    /// Bytes behind the end of the stream are ignored. The description may be missing: then only zeros can be told from more state.
     ///
     /// # Errors
     ///
@@ -180,6 +180,8 @@ struct Walk<'a> {
     bytes: &'a [u8],
     /// Where the stream is known to end.
     mark: Option<usize>,
+    /// Behind the last byte that is not zero: whatever follows may be padding.
+    used_end: usize,
     /// Length of each device, and whether its section was met.
     described: BTreeMap<(&'a str, u32), (Option<u64>, bool)>,
     /// Numbers of sections that were started.
@@ -196,6 +198,7 @@ impl<'a> Walk<'a> {
             input: Input::new(bytes),
             bytes,
             mark,
+            used_end: bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1),
             described: described.collect(),
             started: BTreeSet::new(),
             tail: Tail {
@@ -336,7 +339,7 @@ impl<'a> Walk<'a> {
         Ok(match input.u8()? {
             // Where the stream ends is only open without a mark.
             section::END_OF_STREAM if self.mark.is_none() => {
-                description_behind(self.bytes, next)?.is_some() || next + 1 == self.bytes.len()
+                description_behind(self.bytes, next)?.is_some() || next >= self.used_end
             }
             section::START | section::FULL => {
                 let id = input.u32()?;
