@@ -123,6 +123,33 @@ fn a_noted_file_is_mapped_without_a_look() {
     assert!(bytes(&third) == memory);
 }
 
+/// What was read of a file that somebody has written over since says nothing of the new one: neither that it is clean, nor what is to be
+/// hidden of it.
+#[test]
+fn a_file_that_was_written_over_since_is_neither_noted_nor_mapped() {
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let save = |kinds: &[u8]| {
+        let memory = memory(kinds);
+        let mut writer = SaveOptions::new().in_place(&path, vec![RamBlock::new("ram0", &memory)]).unwrap();
+        writer.write_all().unwrap();
+        writer.finish(&Tail::minimal()).unwrap();
+    };
+    save(&[1; 50]);
+    let reader = Reader::open(&path).unwrap();
+    assert_eq!(reader.blocks()[0].present_pages().unwrap(), 50);
+    save(&[0; 50]);
+    // As a live save leaves it.
+    let stale = reader.blocks()[0].layout().pages_offset() + 3 * PAGE as u64;
+    File::options().write(true).open(&path).unwrap().write_all_at(b"stale", stale).unwrap();
+    for error in [reader.note_clean().unwrap_err(), reader.blocks()[0].map().map(drop).unwrap_err()] {
+        assert!(error.to_string().contains("open it again"), "{error}");
+    }
+    let again = Reader::open(&path).unwrap();
+    assert!(!again.is_noted_clean());
+    assert_eq!(again.note_clean().unwrap().unwrap().page, 3);
+}
+
 /// What an earlier round left in the room of a page that is zero now is gone at the end.
 #[test]
 fn what_became_zero_in_a_later_round_is_cleared() {

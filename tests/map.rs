@@ -399,19 +399,18 @@ fn a_bitmap_that_is_read_in_parts_hides_the_same_pages() {
 fn a_prefetch_of_a_file_that_was_cut_is_an_error_and_no_signal() {
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let dir = dir();
-    let path = saved(&dir, &[9; 64], PAGE);
-    let reader = Reader::open(&path).unwrap();
-    let block = reader.block("ram0").unwrap();
-    let file = File::options().write(true).open(&path).unwrap();
-    let whole = block.layout().pages_offset() + block.used_length();
     // The cut may come before or after the pages are in; either way nobody is killed, and nothing but the cut is told.
     for _ in 0..20 {
+        let path = saved(&dir, &[9; 64], PAGE);
+        let file = File::options().write(true).open(&path).unwrap();
+        let reader = Reader::open(&path).unwrap();
+        let block = reader.block("ram0").unwrap();
         let mut mapping = MapOptions::new().prefetch(Prefetch::All).map(block).unwrap();
-        file.set_len(whole - 32 * PAGE as u64).unwrap();
+        let end = block.layout().pages_offset() + block.used_length();
+        file.set_len(end - 32 * PAGE as u64).unwrap();
         if let Err(error) = mapping.wait_for_prefetch() {
             assert!(error.to_string().contains("block `ram0`: bring its pages in"), "{error}");
         }
-        file.set_len(whole).unwrap();
     }
 }
 

@@ -49,11 +49,17 @@ impl Reader {
             let what = what.to_owned();
             move |error| Error::io(self.file(), what, error)
         };
-        // Of the state before: who writes the file from here on takes the note's force from it.
+        // Of the state in which it was opened: who writes the file from there on takes the note's force from it.
         let state = source.state().map_err(failed("ask for the file's length and time"))?;
         let Some(state) = state else {
             return Err(Error::Usage(format!("{}: no note can be left on what is no file", self.file())));
         };
+        if self.opened_in() != Some(state) {
+            return Err(Error::Damaged {
+                file: self.file().to_owned(),
+                what: "it was written since it was opened; open it again".to_owned(),
+            });
+        }
         for block in self.blocks().iter().filter(|block| !block.is_left_out()) {
             let layout = block.layout();
             let about = About::of(block);

@@ -32,7 +32,8 @@ const WINDOW: u64 = 64 << 10;
 /// process with SIGBUS when it is touched (unless it handles that signal): the kernel has no other way to say so, but to system calls
 /// and to KVM, whose `KVM_RUN` fails with EFAULT when a guest touches it. A page that was
 /// never written through the mapping may show what is written to the file. Files that this crate saves under a name are
-/// replaced, never rewritten, so a newer save under the same name does no harm: the mapping keeps the old file.
+/// replaced, never rewritten, so a newer save under the same name does no harm: the mapping keeps the old file. Only a file that is given
+/// up for another ([`SaveOptions::recycle`](crate::SaveOptions::recycle)) is written over: no guest may be mapped from it.
 /// [`check_file`](Self::check_file) tells whether the file was cut; nothing short of loading the block protects from it.
 pub struct Mapping {
     // In this order: the thread that uses the region ends first.

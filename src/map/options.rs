@@ -133,9 +133,11 @@ impl MapOptions {
             });
         }
         about.check_length(&**source)?;
+        let state = about.state(&**source)?;
+        block.expect_state(state)?;
         let room =
             Room { pages_offset: about.pages_offset, length: about.length, page_size: about.page_size };
-        let plan = block.hidden(about.state(&**source)?, || {
+        let plan = block.hidden(state, || {
             if source.is_noted_clean(block.stream_offset()) {
                 return Ok(Plan::default());
             }

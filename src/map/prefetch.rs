@@ -15,6 +15,10 @@ use crate::working_set::WorkingSet;
 /// wait long.
 const PIECE: u64 = 4 << 20;
 
+/// How much is asked for ahead of what is waited for, in pieces and in bytes: pages that lie apart come from the disk side by side.
+const AHEAD: u32 = 128;
+const AHEAD_BYTES: u64 = 4 * PIECE;
+
 /// Which pages of a mapped block are read before they are touched.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -85,12 +89,25 @@ impl Prefetcher {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let work = move || {
-            for pages in prefetch.pieces(&present, page_size, (PIECE / page_size).max(1)) {
+            let pieces = || prefetch.pieces(&present, page_size, (PIECE / page_size).max(1));
+            let bytes = |pages: &Range<u64>| pages.start * page_size..pages.end * page_size;
+            let mut asked = pieces().map(|pages| bytes(&pages));
+            // What was asked for, and is not waited for yet: how many pieces, and how many bytes.
+            let (mut count, mut length) = (0, 0);
+            for pages in pieces().map(|pages| bytes(&pages)) {
+                while count < AHEAD
+                    && length < AHEAD_BYTES
+                    && let Some(next) = asked.next()
+                {
+                    (count, length) = (count + 1, length + (next.end - next.start));
+                    region.ask_for(next);
+                }
+                (count, length) = (count - 1, length - (pages.end - pages.start));
                 // Nothing is published by the flag; it only has to be seen some time.
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                region.populate(pages.start * page_size..pages.end * page_size)?;
+                region.populate(pages)?;
             }
             Ok(())
         };

@@ -58,7 +58,7 @@ impl Region {
     ///
     /// # Safety
     /// `start` to `start + length` must be reserved by the caller for this, and used by nobody else until the region is
-    /// dropped.
+    /// dropped. Where it cannot be mapped it is reserved again.
     pub(super) unsafe fn at(
         start: NonNull<u8>,
         file: &File,
@@ -66,7 +66,13 @@ impl Region {
         length: NonZeroUsize,
     ) -> io::Result<Self> {
         // SAFETY: what is replaced is the caller's reservation, by this function's contract.
-        let start = unsafe { map(Some(start), length, MapFlags::MAP_FIXED, file, offset) }?;
+        let mapped = unsafe { map(Some(start), length, MapFlags::MAP_FIXED, file, offset) };
+        let start = mapped.inspect_err(|_| {
+            // The kernel may have unmapped what was there before it failed; if it has not, this does nothing.
+            let flags = flags(MapFlags::MAP_FIXED_NOREPLACE);
+            // SAFETY: puts a mapping only where there is none.
+            let _ = unsafe { mmap_anonymous(Some(start.addr()), length, ProtFlags::PROT_NONE, flags) };
+        })?;
         Ok(Self { start, length, afterwards: Afterwards::Reserved })
     }
 
@@ -113,13 +119,21 @@ impl Region {
         let _ = unsafe { madvise(self.start.cast(), self.length.get(), MmapAdvise::MADV_RANDOM) };
     }
 
+    /// Has what `range` shows of the file read, without waiting for it.
+    pub(super) fn ask_for(&self, range: Range<u64>) {
+        let host_page = host_page();
+        let (start, length) = self.part(range.start / host_page * host_page..range.end);
+        // A hint: who is not heard reads later.
+        // SAFETY: changes nothing of what the memory holds.
+        let _ = unsafe { madvise(start.cast(), length, MmapAdvise::MADV_WILLNEED) };
+    }
+
     /// Reads what `range` shows of the file and maps it, so that nobody waits for it later.
     pub(super) fn populate(&self, range: Range<u64>) -> io::Result<()> {
         let host_page = host_page();
         let (start, length) = self.part(range.start / host_page * host_page..range.end);
-        // SAFETY: neither changes what the memory holds; a page that cannot be read is an error here, not a signal.
+        // SAFETY: does not change what the memory holds; a page that cannot be read is an error here, not a signal.
         unsafe {
-            let _ = madvise(start.cast(), length, MmapAdvise::MADV_WILLNEED);
             match madvise(start.cast(), length, MmapAdvise::MADV_POPULATE_READ) {
                 // Linux before 5.14: what is in the page cache is nearly there.
                 Ok(()) | Err(Errno::EINVAL) => Ok(()),

@@ -145,6 +145,21 @@ impl Block {
         self.shared.layout.stream_offset()
     }
 
+    /// An error where what was read of the block's bitmap is of another state of the file than `now`: pages that are present since would
+    /// be hidden, and stale ones shown.
+    pub(crate) fn expect_state(&self, now: Option<FileState>) -> Result<()> {
+        if self.bitmap.get().is_none() || now == self.shared.state {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            file: self.shared.file.clone(),
+            what: format!(
+                "block `{}`: the file was written since it was opened; open it again",
+                self.idstr()
+            ),
+        })
+    }
+
     /// What hides the block's stale bytes: what `find` finds, once as long as the file stays in `state`.
     pub(crate) fn hidden(
         &self,

@@ -9,7 +9,7 @@ use mapped_ram_format::{DecodeError, DecodeWithError, Decoder, Layout, decode_wi
 
 use super::{Block, ReaderOptions};
 use crate::error::{Error, Result};
-use crate::storage::Source;
+use crate::storage::{FileState, Source};
 
 /// An open mapped-ram file whose structure was found sound.
 ///
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
     pub(super) file: String,
     pub(super) length: u64,
+    /// In which state the file was when it was opened: what is known of it is of that one.
+    pub(super) state: Option<FileState>,
     pub(super) layout: Layout,
 }
 
@@ -61,7 +63,10 @@ impl Reader {
 
     pub(super) fn begin(options: &ReaderOptions, source: Arc<dyn Source>) -> Result<Self> {
         let file = source.name();
-        let length = source.len().map_err(|error| Error::io(&file, "ask for the file's length", error))?;
+        let asked = |error| Error::io(&file, "ask for the file's length", error);
+        // Before anything is read of it: who writes it from here on is found out.
+        let state = source.state().map_err(asked)?;
+        let length = state.map_or_else(|| source.len(), |state| Ok(state.length)).map_err(asked)?;
         let (stream_offset, libvirt) = match options.stream_offset {
             Some(offset) => (offset, None),
             None => match libvirt_header(&*source, &file)? {
@@ -87,7 +92,7 @@ impl Reader {
         let of_libvirt =
             libvirt.map(|header| BitmapEncoding { word: WordSize::W64, order: header.byte_order() });
         let encoding = options.bitmap_encoding.or(of_libvirt).unwrap_or_default();
-        let shared = Arc::new(Shared { source, file, length, layout });
+        let shared = Arc::new(Shared { source, file, length, state, layout });
         let blocks = (0..shared.layout.blocks().len())
             .map(|index| Block::new(Arc::clone(&shared), index, encoding))
             .collect();
@@ -127,6 +132,11 @@ impl Reader {
     /// The block with this idstr. Looks at one block after the other: who wants many of many makes a map of [`blocks`](Self::blocks).
     pub fn block(&self, idstr: &str) -> Option<&Block> {
         self.blocks.iter().find(|block| block.idstr() == idstr)
+    }
+
+    /// In which state the file was when it was opened.
+    pub(crate) fn opened_in(&self) -> Option<FileState> {
+        self.shared.state
     }
 
     pub(super) fn shared(&self) -> &Shared {

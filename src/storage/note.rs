@@ -3,7 +3,8 @@
 //! A save that left no stale bytes behind knows so, and who maps the file would have to find it out again: a question to the
 //! file system, and a look at the bitmap, for each run of pages. The note is an extended attribute of the file, for the format
 //! has no place for it and the file's bytes stay what QEMU would have written. It says of which state of the file it speaks,
-//! length and time of the last change, so that whoever writes the file, in whatever way, takes its force from it.
+//! length and time of the last change, so that whoever writes the file takes its force from it, as far as the file system tells time:
+//! where it counts whole seconds, two changes may be of one time, and there is no note. (Who sets the time back can deceive it.)
 //! Lost, by a copy that leaves attributes behind or on a file system that has none, it costs time and nothing else.
 
 use std::fs::File;
@@ -42,6 +43,10 @@ impl FileState {
 
 /// Puts the note on `file`, of a stream in it and of the state that the file was in when its clear pages were known to be clean.
 pub(super) fn put(file: &File, stream_offset: u64, state: &FileState) -> io::Result<()> {
+    if state.modified.1 == 0 {
+        let what = "this file system counts the time of changes in whole seconds, or this file's was set";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, what));
+    }
     Ok(fsetxattr(file, NAME, state.note(stream_offset).as_bytes(), XattrFlags::empty())?)
 }
 

@@ -1,13 +1,14 @@
 //! A regular file as the source of a reader.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use multifd_pool::{Channel, FileChannel};
 use nix::errno::Errno;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::libc;
 use nix::unistd::{Whence, lseek};
 
 use super::{FileState, IoMode, Source, note, open};
@@ -26,7 +27,9 @@ impl FileSource {
     /// # Errors
     /// When it cannot be opened or is a directory, a pipe or a socket.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Self::from_file(File::open(path)?, path.display().to_string())
+        // Without waiting for whoever is to write into a pipe. Of a file the flag means nothing.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        Self::from_file(file, path.display().to_string())
     }
 
     /// Takes a descriptor that is open for reading; `shown` is what errors call it.
