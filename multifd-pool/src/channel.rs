@@ -64,7 +64,8 @@ pub trait Channel: Send {
     /// error. The default reads nothing.
     ///
     /// # Safety
-    /// Each piece's memory must be writable for its length until the call returns. Pieces may share memory that nobody looks at.
+    /// Each piece's memory must be writable for its length until the call returns. No two pieces may share memory:
+    /// a file system that checksums what it reads looks at it.
     unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
         let _ = pieces;
         0

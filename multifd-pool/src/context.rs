@@ -79,7 +79,7 @@ impl ChannelContext<'_> {
     /// As [`read_exact`](Self::read_exact), of the first piece that could not be read.
     ///
     /// # Safety
-    /// Each piece's memory must be writable for its length until the call returns. Pieces may share memory that nobody looks at.
+    /// Each piece's memory must be writable for its length until the call returns. No two pieces may share memory.
     #[expect(unsafe_code, reason = "raw memory, passed on")]
     pub unsafe fn read_pieces<C: Channel + ?Sized>(
         &mut self,

@@ -22,5 +22,6 @@ pub use options::ReaderOptions;
 pub(crate) use part::BitmapPart;
 pub use reader::Reader;
 pub use tail::DeviceState;
+pub(crate) use tail::MAX_TAIL;
 pub use unmarked::UnmarkedBlock;
 pub use verify::{BlockReport, Problem, VerifyOptions, VerifyReport};

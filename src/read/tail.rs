@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// The longest tail that is taken into memory, in bytes. Device state is a few MiB, with a graphics card some hundred;
 /// copying a tail has no such limit.
-const MAX_TAIL: u64 = 1 << 30;
+pub(crate) const MAX_TAIL: u64 = 1 << 30;
 
 /// The state of one device, found by the vmdescription.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -78,7 +78,7 @@ impl<'a> VerifyOptions<'a> {
     }
 
     /// Calls `callback` now and then while pages are read.
-    pub fn progress(mut self, callback: impl FnMut(&Progress) + 'a) -> Self {
+    pub fn progress(mut self, callback: impl FnMut(&Progress) + Send + 'a) -> Self {
         self.progress = Some(Box::new(callback));
         self
     }
@@ -218,7 +218,7 @@ impl Reader {
         let total = held.map(Block::used_length).sum();
         let pool = Pool::<VerifyBatch>::builder()
             .channels(options.channels)
-            .queue_depth(2 * options.channels)
+            .queue_depth(options.channels.saturating_mul(2))
             .name("mapped-ram")
             .cancel(options.cancel.clone())
             .spawn(|index| {
@@ -337,6 +337,9 @@ fn present_in_holes(block: &Block) -> Result<Lost> {
     Ok(lost)
 }
 
+/// What direct I/O may ask of the buffer's address, in bytes: no disk in use has larger blocks.
+const ALIGNMENT: usize = 4096;
+
 struct VerifyBatch {
     name: Arc<str>,
     present: Arc<PageBitmap>,
@@ -358,19 +361,22 @@ impl Worker for VerifyWorker {
         let VerifyBatch { name, present, page_size, pages_offset, pages, zeros } = batch;
         let detector = Detector::best();
         if self.buffer.is_empty() {
-            let length = to_usize(CHUNK);
+            // With room to begin where direct I/O can use it.
+            let length = to_usize(CHUNK) + ALIGNMENT;
             self.buffer.try_reserve_exact(length).map_err(|error| {
                 WorkError::Other(format!("get {length} bytes of memory to read into: {error}").into())
             })?;
             self.buffer.resize(length, 0);
         }
+        let skip = self.buffer.as_ptr().align_offset(ALIGNMENT);
+        let buffer = &mut self.buffer[skip..][..to_usize(CHUNK)];
         let mut read = 0;
         for run in present.runs_within(pages.clone()) {
             let (mut at, end) = (run.start * page_size, run.end * page_size);
             // A page may be larger than what is read at a time (a header can say so): it is zero if all its pieces are.
             let mut page_is_zero = true;
             while at < end {
-                let bytes = &mut self.buffer[..to_usize(CHUNK.min(end - at))];
+                let bytes = &mut buffer[..to_usize(CHUNK.min(end - at))];
                 read_slice(context, &mut *self.channel, &name, bytes, pages_offset + at)?;
                 for piece in bytes.chunks(to_usize(page_size.min(CHUNK))) {
                     page_is_zero &= detector.is_zero_slice(piece);

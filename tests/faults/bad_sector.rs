@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mapped_ram::storage::{FileSource, IoMode, Source};
 use mapped_ram::{
@@ -133,6 +134,79 @@ fn a_bad_sector_is_an_error_where_a_page_is_on_it_and_nothing_where_none_is() {
         }
     }
     assert!(gaps >= 3 * 10, "{gaps}");
+}
+
+/// A file whose channels say of each batch of reads whether any two of them go to the same memory.
+struct Watched {
+    inner: FileSource,
+    shares: Arc<AtomicBool>,
+}
+
+struct WatchedChannel {
+    inner: Box<dyn Channel>,
+    shares: Arc<AtomicBool>,
+}
+
+impl Channel for WatchedChannel {
+    unsafe fn write_at(&mut self, _: &[IoVec], _: u64) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    unsafe fn read_at(&mut self, vecs: &[IoVec], offset: u64) -> io::Result<usize> {
+        self.look(vecs.iter());
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.inner.read_at(vecs, offset) }
+    }
+
+    unsafe fn read_many(&mut self, pieces: &mut [ReadPiece<'_>]) -> u64 {
+        self.look(pieces.iter().flat_map(|piece| piece.vecs));
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.inner.read_many(pieces) }
+    }
+}
+
+impl WatchedChannel {
+    fn look<'v>(&self, vecs: impl Iterator<Item = &'v IoVec>) {
+        let mut ranges: Vec<Range<usize>> =
+            vecs.map(|vec| vec.addr().addr()..vec.addr().addr() + vec.len()).collect();
+        ranges.sort_by_key(|range| range.start);
+        if ranges.windows(2).any(|two| two[1].start < two[0].end) {
+            self.shares.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Source for Watched {
+    forward!(inner: name, len, read_at, effective_mode, file);
+
+    fn channel(&self, index: usize, mode: IoMode) -> io::Result<Box<dyn Channel>> {
+        Ok(Box::new(WatchedChannel {
+            inner: self.inner.channel(index, mode)?,
+            shares: Arc::clone(&self.shares),
+        }))
+    }
+}
+
+/// What is read of gaps nobody needs, but a file system that checksums what it reads looks at it where it was read to.
+#[test]
+fn no_two_reads_of_a_batch_go_to_the_same_memory() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("guest.mram");
+    let (memories, _) = save(&path);
+    for mode in [IoMode::Buffered, IoMode::Direct, IoMode::Uring] {
+        for destination in [Destination::Used, Destination::Zeroed, Destination::Fresh] {
+            let shares = Arc::new(AtomicBool::new(false));
+            let source = Watched { inner: FileSource::open(&path).unwrap(), shares: Arc::clone(&shares) };
+            let reader = ReaderOptions::new().from_source(Arc::new(source)).unwrap();
+            let mut back = vec![0; memories[0].len() + PAGE];
+            let skip = back.as_ptr().align_offset(PAGE);
+            let memory = &mut back[skip..][..memories[0].len()];
+            let target = LoadTarget::new(&reader.blocks()[0], memory, destination);
+            LoadOptions::new().io_mode(mode).load(&mut [target]).unwrap();
+            assert!(back[skip..][..memories[0].len()] == memories[0]);
+            assert!(!shares.load(Ordering::Relaxed), "{mode}, {destination:?}");
+        }
+    }
 }
 
 /// Cut before the bitmap was ever read, which is when a block's pages are first asked for: the hole behind the end is no bitmap of zeros.

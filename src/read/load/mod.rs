@@ -103,7 +103,7 @@ impl<'a> LoadOptions<'a> {
     }
 
     /// Calls `callback` now and then while pages are read. If it panics, so does the load, and what is in the memory is not known.
-    pub fn progress(mut self, callback: impl FnMut(&Progress) + 'a) -> Self {
+    pub fn progress(mut self, callback: impl FnMut(&Progress) + Send + 'a) -> Self {
         self.progress = Some(Box::new(callback));
         self
     }
@@ -129,12 +129,12 @@ impl<'a> LoadOptions<'a> {
         // its channels, and the targets are the caller's.
         let pool = Pool::<LoadBatch>::builder()
             .channels(self.channels)
-            .queue_depth(2 * self.channels)
+            .queue_depth(self.channels.saturating_mul(2))
             .name("mapped-ram")
             .cancel(self.cancel.clone())
             .spawn(|index| {
                 let channel = shared.source.channel(index, way.io_mode)?;
-                Ok(LoadWorker::new(channel, way.calls, self.check_zeroed))
+                Ok(LoadWorker::new(channel, way.calls, way.chunk, self.check_zeroed))
             })
             .map_err(|error| Error::pool(file, error))?;
         let states: Vec<Arc<State>> = targets.iter().map(|_| Arc::default()).collect();

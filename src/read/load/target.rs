@@ -42,6 +42,9 @@ pub struct LoadTarget<'m> {
     memory: PhantomData<&'m mut [u8]>,
 }
 
+// SAFETY: a loan of memory that is nobody else's meanwhile, by `new` (a unique borrow) or by `from_raw`'s caller.
+unsafe impl Send for LoadTarget<'_> {}
+
 impl<'m> LoadTarget<'m> {
     /// `block` into `memory`, which must be exactly as long.
     pub fn new(block: &'m Block, memory: &'m mut [u8], destination: Destination) -> Self {

@@ -30,6 +30,9 @@ const RING_LONGEST: u64 = 1 << 20;
 /// with 16 MiB 1.3 to 1.8 times.
 const RING_CHUNK: u64 = 4 * CHUNK;
 
+/// What direct I/O may ask of addresses and lengths, in bytes: no disk in use has larger blocks.
+const ALIGNMENT: usize = 4096;
+
 /// How many places are looked at to tell whether a file is in the page cache.
 const LOOKS: u64 = 16;
 
@@ -47,12 +50,14 @@ impl Way {
     /// The way that was `asked` for, as far as `source` has it; [`IoMode::Auto`] by whether `targets` are cached.
     pub(super) fn choose(asked: IoMode, source: &dyn Source, targets: &[LoadTarget<'_>]) -> Result<Self> {
         let wanted = match asked {
-            IoMode::Auto if is_cached(targets)? => IoMode::Buffered,
+            IoMode::Auto if !is_aligned(targets) || is_cached(targets)? => IoMode::Buffered,
             IoMode::Auto => IoMode::Uring,
             other => other,
         };
         let io_mode = source.effective_mode(wanted);
         let (bridge, longest, chunk) = match io_mode {
+            // It goes through the page cache after all.
+            _ if !is_aligned(targets) => (0, u64::MAX, CHUNK),
             IoMode::Direct => (BRIDGE, u64::MAX, CHUNK),
             IoMode::Uring => (BRIDGE, RING_LONGEST, RING_CHUNK),
             _ => (0, u64::MAX, CHUNK),
@@ -61,20 +66,34 @@ impl Way {
     }
 }
 
+/// Whether the memory is where direct I/O can read into it.
+fn is_aligned(targets: &[LoadTarget<'_>]) -> bool {
+    let is_aligned = |target: &LoadTarget<'_>| {
+        target.start.addr().is_multiple_of(ALIGNMENT)
+            && target.block.page_size().is_multiple_of(ALIGNMENT as u64)
+    };
+    targets.iter().all(is_aligned)
+}
+
 /// Whether most of what `targets` ask for is in the page cache, as far as a few looks tell.
 fn is_cached(targets: &[LoadTarget<'_>]) -> Result<bool> {
-    let (mut looks, mut found) = (0, 0);
+    let (mut all, mut cached) = (0, 0);
     for target in targets {
         let block = target.block;
         let Some(file) = block.source().file() else { return Ok(true) };
         let present = block.bitmap()?;
         let apart = block.pages().div_ceil(LOOKS);
+        let (mut looks, mut found) = (0, 0);
         for at in (0..LOOKS).map(|look| look * apart) {
             let Some(run) = present.runs_within(at..at + apart).next() else { continue };
             let offset = block.layout().pages_offset() + run.start * block.page_size();
             looks += 1;
             found += u64::from(FileChannel::holds_cached(file, offset));
         }
+        // Small blocks, of which a guest has many, say nothing of the large one.
+        let bytes = present.count() * block.page_size();
+        all += bytes;
+        cached += bytes / looks.max(1) * found;
     }
-    Ok(2 * found >= looks)
+    Ok(cached >= all / 2)
 }

@@ -3,7 +3,8 @@
 //!
 //! All calls of a batch are given to the channel together, so that one that can has many in flight. What a call reads of a gap
 //! goes where the gap is, and zeros over it afterwards; or, in memory whose absent pages are not to be touched, into a scratch
-//! buffer. The first is twice as fast where every other page is absent: the disk does not have to be told where each page goes.
+//! buffer, where every gap of a batch has a place of its own: somebody may look at what was read before it is thrown away, the kernel of
+//! a file system or disk that checksums what it holds. The first is twice as fast where every other page is absent: the disk does not have to be told where each page goes.
 //!
 //! Unsafe code is here because the memory may be seen by others while it is filled (a guest's devices, another process): it is only
 //! ever passed on as a raw pointer.
@@ -21,6 +22,7 @@ use crate::bitmap::PageBitmap;
 use crate::convert::to_usize;
 use crate::error::Error;
 use crate::zero::Detector;
+use crate::zeroed::try_zeroed;
 
 /// What direct I/O may ask of the scratch buffer's address: no disk in use has larger blocks.
 const SCRATCH_ALIGNMENT: usize = 4096;
@@ -124,28 +126,52 @@ pub(super) struct LoadWorker {
     channel: Box<dyn Channel>,
     rule: Calls,
     check_zeroed: bool,
-    /// Where what stands in gaps goes; made when it is first needed. With room to begin it where direct I/O can use it.
-    scratch: Vec<u8>,
+    /// Where what stands in gaps goes; made when it is first needed. In words, and with room to begin it where direct I/O can use it.
+    scratch: Vec<u64>,
+    /// How long it is, in bytes: as much as a batch has.
+    scratch_length: u64,
+    /// How much of it the gaps of this batch have, in bytes.
+    scratch_used: usize,
     vecs: Vec<IoVec>,
     calls: Vec<Call>,
 }
 
 impl LoadWorker {
-    pub(super) fn new(channel: Box<dyn Channel>, rule: Calls, check_zeroed: bool) -> Self {
-        Self { channel, rule, check_zeroed, scratch: Vec::new(), vecs: Vec::new(), calls: Vec::new() }
+    /// Of batches of `chunk` bytes at most.
+    pub(super) fn new(channel: Box<dyn Channel>, rule: Calls, chunk: u64, check_zeroed: bool) -> Self {
+        Self {
+            channel,
+            rule,
+            check_zeroed,
+            scratch: Vec::new(),
+            scratch_length: chunk,
+            scratch_used: 0,
+            vecs: Vec::new(),
+            calls: Vec::new(),
+        }
     }
 
-    /// `length` bytes that are overwritten with what nobody looks at, at most what is bridged.
-    fn scratch(&mut self, length: u64) -> IoVec {
-        self.scratch.resize(to_usize(self.rule.bridge) + SCRATCH_ALIGNMENT, 0);
-        let start = self.scratch.as_mut_ptr();
-        IoVec::new(start.wrapping_add(start.align_offset(SCRATCH_ALIGNMENT)), to_usize(length))
+    /// `length` bytes for a gap of this batch, which are overwritten with what nobody needs.
+    fn scratch(&mut self, length: u64) -> Result<IoVec, WorkError> {
+        let whole = to_usize(self.scratch_length) + SCRATCH_ALIGNMENT;
+        if self.scratch.is_empty() {
+            // Zeros that nobody has touched take no memory.
+            self.scratch = try_zeroed(whole / 8).ok_or_else(|| {
+                WorkError::Other(format!("get {whole} bytes of memory to read into").into())
+            })?;
+        }
+        let start = self.scratch.as_mut_ptr().cast::<u8>();
+        let at = start.align_offset(SCRATCH_ALIGNMENT) + self.scratch_used;
+        self.scratch_used += to_usize(length);
+        assert!(self.scratch_used <= to_usize(self.scratch_length), "the gaps of a batch are a part of it");
+        Ok(IoVec::new(start.wrapping_add(at), to_usize(length)))
     }
 
     /// Lists the calls that read `batch`, and sees to its absent pages; says how many are present.
     fn list(&mut self, batch: &LoadBatch) -> Result<u64, WorkError> {
         self.vecs.clear();
         self.calls.clear();
+        self.scratch_used = 0;
         let (mut at, mut present) = (batch.pages.start, 0);
         for part in self.rule.parts(batch.present.runs_within(batch.pages.clone()), batch.page_size) {
             if part.bridged.is_none() || batch.destination != Destination::Used {
@@ -154,7 +180,7 @@ impl LoadWorker {
             at = part.pages.end;
             present += part.pages.end - part.pages.start;
             let scratch = part.bridged.filter(|_| !batch.is_all_ours());
-            let scratch = scratch.map(|gap| self.scratch(gap * batch.page_size));
+            let scratch = scratch.map(|gap| self.scratch(gap * batch.page_size)).transpose()?;
             let Some(call) = self.calls.last_mut().filter(|_| part.bridged.is_some()) else {
                 let first = self.vecs.len();
                 self.vecs.push(batch.memory(&part.pages));
