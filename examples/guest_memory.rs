@@ -1,4 +1,7 @@
-//! A tiny monitor of rust-vmm's kind: saves its `GuestMemoryMmap` while the guest writes, and brings it back.
+//! A tiny monitor of rust-vmm's kind: saves its `GuestMemoryMmap` while its devices write to it, and brings it back.
+//!
+//! What the guest's processors write is not in these bitmaps but in KVM's dirty log: a real monitor adds that to each round
+//! (`PageBitmap::union`, and the example `kvm`).
 
 use std::num::NonZeroUsize;
 
@@ -36,8 +39,10 @@ fn main() -> Result<(), Error> {
     let counter = GuestAddress(4 << 30);
 
     let mut writer = SaveOptions::new().create(&path, ram_blocks(&guest)?)?;
+    // All of it first: a bitmap knows only of what was written since it was made, and last asked.
+    writer.write_all()?;
     for round in 1..=3_u64 {
-        // What a virtual processor does while the pages are written:
+        // What a device of the monitor's does while pages are written:
         guest.write_obj(round, counter)?;
         for (index, region) in guest.iter().enumerate() {
             let dirty = take_dirty_pages(MmapRegion::bitmap(region), PAGE_SIZE as u64)?;

@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::convert::to_usize;
+use crate::convert::{to_u64, to_usize};
 use crate::zeroed::{try_zeroed, try_zeroed_atomic};
 
 /// One bit for each page of a RAM block: dirty pages, or present ones.
@@ -67,8 +67,10 @@ impl PageBitmap {
         bitmap
     }
 
-    /// Takes words as they are, bit `i % 64` of word `i / 64` for page `i`; missing words are taken as zero, bits
-    /// at and above `pages` are dropped.
+    /// Takes words as they are, bit `i % 64` of word `i / 64` for page `i`; bits at and above `pages` are dropped.
+    ///
+    /// The pages are the writer's. KVM's dirty log has a bit for each page of the *host*, which is larger on some: save with that page size
+    /// ([`SaveOptions::page_size`](crate::SaveOptions::page_size)).
     ///
     /// ```
     /// use mapped_ram::PageBitmap;
@@ -78,13 +80,13 @@ impl PageBitmap {
     /// ```
     ///
     /// # Panics
-    /// As [`new`](Self::new), where words are missing.
-    pub fn from_words(mut words: Vec<u64>, pages: u64) -> Self {
-        let count = to_usize(pages.div_ceil(64));
-        if words.try_reserve_exact(count.saturating_sub(words.len())).is_err() {
-            no_memory(pages);
-        }
-        words.resize(count, 0);
+    /// When `words` is not exactly as long as `pages` pages take: it is then of pages of another size.
+    pub fn from_words(words: Vec<u64>, pages: u64) -> Self {
+        let (count, wanted) = (words.len(), pages.div_ceil(64));
+        assert!(
+            to_u64(count) == wanted,
+            "{count} words for {pages} pages, which take {wanted}: of pages of another size?"
+        );
         let mut bitmap = Self { words, pages };
         bitmap.clear_padding();
         bitmap
@@ -117,6 +119,25 @@ impl PageBitmap {
     /// Clears the pages of `range`; those that the bitmap does not have are left out.
     pub fn remove(&mut self, range: Range<u64>) {
         self.for_each_mask(range, |word, mask| *word &= !mask);
+    }
+
+    /// Sets the pages that are set in `other` too: what several sources have written.
+    ///
+    /// ```
+    /// use mapped_ram::PageBitmap;
+    ///
+    /// let (mut of_devices, of_kvm) = (PageBitmap::from_words(vec![0b0011], 4), PageBitmap::from_words(vec![0b0110], 4));
+    /// of_devices.union(&of_kvm);
+    /// assert_eq!(of_devices, PageBitmap::from_words(vec![0b0111], 4));
+    /// ```
+    ///
+    /// # Panics
+    /// When the bitmaps are not of as many pages.
+    pub fn union(&mut self, other: &Self) {
+        assert_eq!(self.pages, other.pages, "bitmaps of as many pages");
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
     }
 
     fn for_each_mask(&mut self, range: Range<u64>, mut apply: impl FnMut(&mut u64, u64)) {

@@ -6,6 +6,8 @@
 //! Only memory that `vm_memory` itself mapped ([`GuestMemoryMmap`]) is taken: for another implementation of its traits, which are
 //! safe to implement, nobody promises that a region's address leads to memory.
 
+use std::sync::Arc;
+
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
@@ -16,7 +18,8 @@ use crate::ram_block::RamBlock;
 use crate::read::{Destination, LoadTarget, Reader};
 
 /// The regions of `memory` as blocks for a save: `ram0`, `ram1` and so on, in the order of guest addresses. The guest may
-/// go on writing while they are saved, as with [`RamBlock::from_raw`].
+/// go on writing while they are saved, as with [`RamBlock::from_raw`]. Of shared memory with a file the file's holes are passed over
+/// ([`RamBlock::backed_by`]).
 ///
 /// ```
 /// # fn main() -> mapped_ram::Result<()> {
@@ -49,7 +52,12 @@ pub fn ram_blocks<B: Bitmap>(memory: &GuestMemoryMmap<B>) -> Result<Vec<RamBlock
             expect_right(region, index, nix::libc::PROT_READ, "read")?;
             // SAFETY: `vm_memory` mapped the region, readable as was just asked, and keeps it mapped while it is borrowed,
             // which the block's lifetime says it is.
-            Ok(unsafe { RamBlock::from_raw(name(index), region.as_ptr().cast_const(), length(region)) })
+            let block =
+                unsafe { RamBlock::from_raw(name(index), region.as_ptr().cast_const(), length(region)) };
+            Ok(match region.file_offset().filter(|_| region.flags() & nix::libc::MAP_SHARED != 0) {
+                Some(place) => block.backed_by(Arc::clone(place.arc()), place.start()),
+                None => block,
+            })
         })
         .collect()
 }
@@ -89,8 +97,8 @@ pub fn load_targets<'m, B: Bitmap>(
                 )));
             };
             expect_right(region, index, nix::libc::PROT_WRITE, "write")?;
-            // SAFETY: `vm_memory` mapped the region, writable as was just asked, and keeps it mapped while it is borrowed; it
-            // gives no references into it but by functions that are unsafe themselves.
+            // SAFETY: `vm_memory` mapped the region, writable as was just asked, and keeps it mapped while it is borrowed; the
+            // references into it that it gives out are to atomic integers, or by functions that are unsafe themselves.
             Ok(unsafe { LoadTarget::from_raw(block, region.as_ptr(), length(region), destination) })
         })
         .collect()
@@ -98,6 +106,11 @@ pub fn load_targets<'m, B: Bitmap>(
 
 /// The pages that `bitmap` has marked since it was last asked, and takes the marks away: what
 /// [`Writer::write_pages`](crate::Writer::write_pages) wants of a region. Marks that come meanwhile are seen now or next time.
+///
+/// It has what was written by way of `vm_memory`, by the monitor's own devices that is. **What the guest's processors write is in KVM's dirty
+/// log**, and what vhost and VFIO devices write in theirs: add them ([`PageBitmap::union`]), or these pages are saved as they were in an
+/// earlier round. And save all once before the first of these ([`Writer::write_all`](crate::Writer::write_all)): of what was written before
+/// the bitmap was made nobody knows.
 ///
 /// # Errors
 /// A bitmap whose pages are not of `page_size`, the writer's; its marks are then still there.

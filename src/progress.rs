@@ -18,7 +18,7 @@ pub struct Progress {
 }
 
 /// Where progress goes.
-pub(crate) type Callback<'a> = Option<Box<dyn FnMut(&Progress) + 'a>>;
+pub(crate) type Callback<'a> = Option<Box<dyn FnMut(&Progress) + Send + 'a>>;
 
 /// Tells a callback how far the channels are, by their counters.
 pub(crate) struct Meter<'m, 'a> {

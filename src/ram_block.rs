@@ -111,8 +111,11 @@ impl<'m> RamBlock<'m> {
     /// Says that the memory is a shared mapping (`MAP_SHARED`) of `file` from its byte `offset` on, such as a memfd or QEMU's
     /// `memory-backend-file`. Then the file's holes tell what was never touched, and it is not looked at.
     ///
-    /// Of a private mapping this is not true, and must not be said: pages that were written would be passed over. Nor of memory that is
-    /// still filled on demand (the module `fault`), until all is there: what is missing is a hole, too.
+    /// Of a private mapping this is not true, and must not be said: pages that were written would be passed over. Memory that is still
+    /// filled on demand (the module `fault`), of which what is missing is a hole too, is looked at whole: that this process has it
+    /// registered is seen.
+    ///
+    /// It matters for shared memory of which little is in use: to read a page of it that was never touched takes a page of memory.
     #[must_use]
     pub fn backed_by(mut self, file: Arc<File>, offset: u64) -> Self {
         self.backing = Some((file, offset));

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion,
     mmap::MmapRegionBuilder,
 };
 
@@ -108,6 +108,32 @@ proptest! {
         let dirty = take_dirty_pages(&bitmap, page_size as u64).unwrap();
         prop_assert_eq!(dirty.runs().flatten().collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
     }
+}
+
+/// To read a page of shared memory that was never touched takes a page of memory: a save must not do that.
+#[test]
+fn a_save_of_shared_memory_does_not_fill_it() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = dir();
+    let path = dir.path().join("guest.mram");
+    let file = tempfile::tempfile_in("/dev/shm").unwrap();
+    let length = 64 << 20;
+    file.set_len(2 * length as u64).unwrap();
+    let place = FileOffset::new(file.try_clone().unwrap(), length as u64);
+    let guest =
+        GuestMemoryMmap::<()>::from_ranges_with_files([(GuestAddress(0), length, Some(place))]).unwrap();
+    for address in [0, 40 << 20] {
+        guest.write_obj(7_u64, GuestAddress(address)).unwrap();
+    }
+    let before = file.metadata().unwrap().blocks();
+    let report = SaveOptions::new().save(&path, ram_blocks(&guest).unwrap()).unwrap();
+    // What is looked at are 64 pages around each that was touched.
+    assert!(file.metadata().unwrap().blocks() <= before + 2 * 64 * 8);
+    assert_eq!(report.pages_written(), 2);
+    let mut back = vec![0; length];
+    Reader::open(&path).unwrap().blocks()[0].read_at(0, &mut back).unwrap();
+    let found: Vec<usize> = (0..length).filter(|at| back[*at] != 0).collect();
+    assert_eq!(found, [0, 40 << 20]);
 }
 
 #[test]

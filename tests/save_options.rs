@@ -455,3 +455,15 @@ fn bridging_changes_room_and_nothing_that_is_read() {
     assert!(holes < 600 * PAGE as u64, "{holes}");
     assert!(bridged >= 1023 * PAGE as u64, "{bridged}");
 }
+
+/// A save may begin in one thread and end in another, with all that it was given.
+#[test]
+fn saves_and_loads_go_from_thread_to_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<SaveOptions<'_>>();
+    is_send::<mapped_ram::Writer<'_>>();
+    is_send::<mapped_ram::LoadOptions<'_>>();
+    is_send::<mapped_ram::LoadTarget<'_>>();
+    is_send::<mapped_ram::VerifyOptions<'_>>();
+    is_send::<mapped_ram::Mapping>();
+}

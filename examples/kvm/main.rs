@@ -34,6 +34,7 @@ fn main() -> Result<(), memory::Error> {
     // One wave, and half of the next.
     machine.run(u64::from(GUEST.pages) * 3 / 2)?;
     let (machine, report) = snapshot::save(machine, mapped_ram::SaveOptions::new(), &path, 3, 1000)?;
+    let report = report?;
     machine.check()?;
     let stood = machine.done();
     println!(

@@ -5,24 +5,40 @@ use std::path::Path;
 use kvm_ioctls::Kvm;
 #[cfg(feature = "userfaultfd")]
 use mapped_ram::fault::FaultOptions;
-use mapped_ram::{RamBlock, Reader, SaveOptions, SaveReport, Tail};
+use mapped_ram::{RamBlock, Reader, SaveOptions, SaveReport, Tail, Writer};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Running};
 use crate::memory::{Error, Ram};
 
 const RAM: &str = "ram0";
 
-/// Saves `machine` in `rounds` while it runs, and in a last one when it stands still. Gives it back where it was stopped.
+/// Saves `machine` in `rounds` while it runs, and in a last one when it stands still. Gives it back where it was stopped, whatever became
+/// of the save: a full disk is no reason to lose a guest.
 pub(crate) fn save(
     machine: Machine,
     options: SaveOptions<'static>,
     path: &Path,
     rounds: u32,
     pages_between: u64,
-) -> Result<(Machine, SaveReport), Error> {
+) -> Result<(Machine, Result<SaveReport, Error>), Error> {
     let running = machine.start()?;
-    let ram = std::sync::Arc::clone(&running.board.ram);
-    // SAFETY: `ram` is held here, and the writer ends in this function.
+    let begun = begin(&running, options, path, rounds, pages_between);
+    let machine = running.pause()?;
+    let report = begun.and_then(|writer| end(&machine, writer));
+    machine.board.set_memory(false)?;
+    Ok((machine, report))
+}
+
+/// What is saved while the guest runs.
+fn begin(
+    running: &Running,
+    options: SaveOptions<'static>,
+    path: &Path,
+    rounds: u32,
+    pages_between: u64,
+) -> Result<Writer<'static>, Error> {
+    let ram = &running.board.ram;
+    // SAFETY: the machine has its memory until it is given back, when the writer has ended.
     let block = unsafe { RamBlock::from_raw(RAM, ram.start(), ram.length()) };
     let mut writer = options.machine("tiny-1").create(path, vec![block])?;
 
@@ -34,11 +50,13 @@ pub(crate) fn save(
         writer.write_pages(0, &running.board.dirty()?)?;
     }
     running.wait(pages_between);
-    let machine = running.pause()?;
+    Ok(writer)
+}
+
+/// What is left when it stands still.
+fn end(machine: &Machine, mut writer: Writer<'_>) -> Result<SaveReport, Error> {
     writer.write_pages(0, &machine.board.dirty()?)?;
-    let report = writer.finish(&Tail::devices(machine.cpu.state()?))?;
-    machine.board.set_memory(false)?;
-    Ok((machine, report))
+    Ok(writer.finish(&Tail::devices(machine.cpu.state()?))?)
 }
 
 /// How a guest's memory comes back.

@@ -16,7 +16,7 @@ pub(crate) fn bar(what: &'static str, total: u64) -> ProgressBar {
 }
 
 /// What the library calls while it works.
-pub(crate) fn callback(bar: &ProgressBar) -> impl FnMut(&Progress) + '_ {
+pub(crate) fn callback(bar: &ProgressBar) -> impl FnMut(&Progress) + Send + '_ {
     |progress| {
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.done_bytes);

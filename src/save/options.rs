@@ -145,7 +145,8 @@ impl<'a> SaveOptions<'a> {
     /// Writes over the expendable file `old` instead of into new room, which is faster: the new file takes over its blocks.
     /// **What `old` holds is lost from [`create`](Self::create) on**, however the save ends; its name goes first, so that
     /// nobody reads it half-written. It must be on the file system of the new file, have one name, and may be the very file
-    /// that is saved to. Its mode becomes 0600, and its owner this user; whoever has it open already sees the new guest. The new file keeps the old one's room, also where its pages are zero, for the next that takes it over;
+    /// that is saved to. Its mode becomes 0600, and its owner this user; whoever has it open already sees the new guest: none
+    /// may be mapped or served from it. The new file keeps the old one's room, also where its pages are zero, for the next that takes it over;
     /// [`Bridge::None`] gives it back, which takes longer. Only for new files ([`create`](Self::create), [`save`](Self::save)).
     pub fn recycle(mut self, old: impl Into<PathBuf>) -> Self {
         self.recycle = Some(old.into());
@@ -181,7 +182,7 @@ impl<'a> SaveOptions<'a> {
         self
     }
 
-    /// Leaves the configuration section out, as very old machine types do.
+    /// Leaves the configuration section out, as QEMU does with `-global migration.send-configuration=off`.
     pub fn no_configuration(mut self) -> Self {
         self.machine = None;
         self
@@ -245,7 +246,7 @@ impl<'a> SaveOptions<'a> {
 
     /// Calls `callback` now and then while pages are written. If it panics, so does the writer's method, and the writer is of no more
     /// use.
-    pub fn progress(mut self, callback: impl FnMut(&Progress) + 'a) -> Self {
+    pub fn progress(mut self, callback: impl FnMut(&Progress) + Send + 'a) -> Self {
         self.progress = Some(Box::new(callback));
         self
     }

@@ -119,6 +119,7 @@ impl Part<'_> {
             length: (self.pages.end - self.pages.start) * page_size,
             page_size,
             backing: memory[self.index].backing.as_ref(),
+            is_fresh: memory[self.index].is_fresh,
             method,
         }))
     }

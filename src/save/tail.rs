@@ -7,8 +7,9 @@ use mapped_ram_format::Layout;
 use mapped_ram_format::tail::{Device, TailBuilder};
 
 use super::copied::Copied;
+use crate::convert::to_u64;
 use crate::error::{Error, Result};
-use crate::read::Reader;
+use crate::read::{MAX_TAIL, Reader};
 
 /// What is written behind the last block's pages.
 #[derive(Clone)]
@@ -30,7 +31,7 @@ impl Tail {
         Self(Kind::Devices(Vec::new()))
     }
 
-    /// A tail that holds device state, found again by [`Reader::devices`].
+    /// A tail that holds device state, found again by [`Reader::devices`]: at most 1 GiB of it, or the save fails when it is finished.
     ///
     /// ```
     /// # fn main() -> mapped_ram::Result<()> {
@@ -78,8 +79,14 @@ impl Tail {
                 let bytes = builder
                     .build()
                     .map_err(|error| Error::Usage(format!("these devices make no tail: {error}")))?;
+                let length = to_u64(bytes.len());
+                if length > MAX_TAIL {
+                    return Err(Error::Usage(format!(
+                        "the state of the devices makes a tail of {length} bytes, of which no reader takes more than {MAX_TAIL}"
+                    )));
+                }
                 write(0, &bytes)?;
-                Ok(crate::convert::to_u64(bytes.len()))
+                Ok(length)
             }
             Kind::Lost { file } => Err(Error::Damaged {
                 file: file.clone(),

@@ -4,7 +4,7 @@
 //! memory say where it was never touched:
 //!
 //! - a shared mapping of a file (a memfd, QEMU's `memory-backend-file`): the file's holes, by `SEEK_DATA`. Which file it
-//!   is the caller says ([`RamBlock::backed_by`](crate::RamBlock::backed_by)).
+//!   is the caller says ([`RamBlock::backed_by`](crate::RamBlock::backed_by)). Not where userfaultfd brings what is missing.
 //! - private anonymous memory: pages that are neither present nor swapped out, by the `PAGEMAP_SCAN` ioctl (Linux 6.7) or,
 //!   without it, `/proc/self/pagemap`.
 //!
@@ -22,6 +22,7 @@ mod pagemap;
 mod smaps;
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -44,6 +45,8 @@ pub(crate) struct Memory<'m> {
     pub(crate) page_size: u64,
     /// The file that is mapped shared there, and from which of its bytes on.
     pub(crate) backing: Option<&'m (Arc<File>, u64)>,
+    /// Nobody but the save has touched the mapping, and nobody fills it.
+    pub(crate) is_fresh: bool,
     pub(crate) method: Method,
 }
 
@@ -57,6 +60,8 @@ enum Source<'m> {
 /// The parts of a block that may hold something, in order and apart, each whole words of the bitmap but for the block's end.
 pub(crate) struct Touched<'m> {
     source: Source<'m>,
+    /// Where the memory is, until it is known that no handler fills holes of its file.
+    unasked: Option<Range<u64>>,
     page_size: u64,
     pages: u64,
     /// Behind all that was given out.
@@ -77,7 +82,9 @@ impl<'m> Touched<'m> {
                 .map_or(Source::All, |pagemap| Source::Pagemap(Box::new(pagemap)))
         };
         let pages = memory.length / memory.page_size;
-        Self { source, page_size: memory.page_size, pages, at: 0, open: None }
+        let start = bytes(memory.start.addr());
+        let unasked = (!memory.is_fresh).then_some(start..start.saturating_add(memory.length));
+        Self { source, unasked, page_size: memory.page_size, pages, at: 0, open: None }
     }
 
     /// What could not be had, in words for people.
@@ -97,7 +104,16 @@ impl<'m> Touched<'m> {
     fn next_bytes(&mut self, from: u64) -> Option<Range<u64>> {
         let found = match &mut self.source {
             Source::All => Ok(None),
-            Source::Holes(holes) => holes.next(from),
+            Source::Holes(holes) => holes.next(from).and_then(|found| {
+                let is_hole = found.as_ref().is_none_or(|data| data.start > from);
+                // Asked once there is a hole, for what it costs grows with the memory's pages.
+                match self.unasked.take_if(|_| is_hole) {
+                    Some(addresses) if smaps::is_filled_on_demand(&addresses)? => {
+                        Err(io::Error::other("its holes are filled on demand"))
+                    }
+                    _ => Ok(found),
+                }
+            }),
             Source::Pagemap(pagemap) => pagemap.next(from),
         };
         match (&self.source, found) {

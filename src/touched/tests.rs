@@ -39,6 +39,7 @@ impl Anonymous {
             length: self.1 as u64,
             page_size: PAGE as u64,
             backing: None,
+            is_fresh: false,
             method,
         }
     }
@@ -83,6 +84,7 @@ fn what_was_cut_off_is_not_untouched() {
         length,
         page_size: PAGE as u64,
         backing: Some(&backing),
+        is_fresh: false,
         method: Method::Best,
     };
     let mut touched = Touched::of(&memory);
@@ -133,6 +135,7 @@ proptest! {
             length: 3000 * PAGE as u64,
             page_size: PAGE as u64,
             backing: Some(&backing),
+            is_fresh: false,
             method: Method::Best,
         };
         prop_assert_eq!(Touched::of(&memory).collect::<Vec<_>>(), words(&touched, 3000));
@@ -192,6 +195,7 @@ fn a_private_file_mapping_counts_as_touched() {
         length: length as u64,
         page_size: PAGE as u64,
         backing: None,
+        is_fresh: false,
         method: Method::Best,
     };
     assert_eq!(Touched::of(&memory).collect::<Vec<_>>(), vec![0..1000]);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mapped_ram::fault::{Ending, FaultCounters, FaultOptions, Fill};
-use mapped_ram::{MapOptions, Prefetch, WorkingSet};
+use mapped_ram::{MapOptions, Prefetch, RamBlock, SaveOptions, WorkingSet};
 use proptest::prelude::*;
 
 use crate::memory::{HUGE, Kind, Memory, PAGE, Page, expect_same, save};
@@ -313,6 +313,26 @@ fn memory_that_fell_into_many_mappings_is_filled_whole() {
             expect_same(&memory.all(), &saved, "memory");
         }
     }
+}
+
+/// What is still missing is a hole of the memory's file, and no page that was never touched: a save has it filled.
+#[test]
+fn memory_that_is_still_being_filled_is_saved_whole() {
+    let dir = dir();
+    let (path, again) = (dir.path().join("guest"), dir.path().join("again"));
+    let saved = save(&path, &[("ram0", &[Page::Present(3); 600])]).remove(0);
+    let memory = Memory::new(Kind::Memfd, saved.len()).unwrap();
+    let handler = start(FaultOptions::new().fill(Fill::Nothing), &open(&path), &memory, PAGE);
+    assert_eq!(memory.read(0), 3);
+    let file = std::sync::Arc::new(std::fs::File::from(memory.fd.as_ref().unwrap().try_clone().unwrap()));
+    // SAFETY: mapped as long as the save takes.
+    let block =
+        unsafe { RamBlock::from_raw("ram0", memory.start.as_ptr(), memory.length) }.backed_by(file, 0);
+    SaveOptions::new().save(&again, vec![block]).unwrap();
+    drop(handler);
+    let mut back = vec![0; saved.len()];
+    open(&again).block("ram0").unwrap().read_at(0, &mut back).unwrap();
+    expect_same(&back, &saved, "what was saved");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub(crate) struct Memory {
     pub(crate) start: NonNull<u8>,
     pub(crate) length: usize,
     /// What keeps shared memory alive.
-    _fd: Option<OwnedFd>,
+    pub(crate) fd: Option<OwnedFd>,
 }
 
 // SAFETY: bare addresses of memory that the tests share between threads on purpose, by raw pointers.
@@ -112,7 +112,7 @@ impl Memory {
                 (unsafe { mmap_anonymous(None, size, protection, flags) }?, None)
             }
         };
-        Ok(Self { start: start.cast(), length, _fd: fd })
+        Ok(Self { start: start.cast(), length, fd })
     }
 
     pub(crate) fn at(&self, offset: usize) -> *mut u8 {

@@ -73,7 +73,8 @@ fn every_way_goes_on_where_it_stood() {
             move || options().channels(channels).bridge(if bridged { Bridge::Auto } else { Bridge::None });
         let mut machine = new(&kvm, guest);
         machine.run(before).unwrap();
-        let (mut machine, _) = save(machine, options(), &path, rounds, between).unwrap();
+        let (mut machine, report) = save(machine, options(), &path, rounds, between).unwrap();
+        report.unwrap();
         machine.check().unwrap();
         let (stood, registers) = (machine.board.ram.words(), state(&machine));
         machine.run(after).unwrap();
@@ -95,7 +96,8 @@ fn every_way_goes_on_where_it_stood() {
             // mapping of the very file.
             let again = dir.path().join("again");
             let restored = way.restore(&kvm, &path).unwrap();
-            let (second, _) = save(restored, options(), &again, rounds, between).unwrap();
+            let (second, report) = save(restored, options(), &again, rounds, between).unwrap();
+            report.unwrap();
             second.check().unwrap();
             let (stood, what) = (second.board.ram.words(), format!("{way:?}, then {:?}", Way::ALL[next]));
             drop(second);
@@ -124,7 +126,8 @@ fn what_was_set_in_an_earlier_round_is_shown_by_no_way() {
     let mut machine = new(&kvm, guest);
     machine.run(1000).unwrap();
     // At least a wave behind the first round.
-    let (machine, _) = save(machine, options().bridge(Bridge::None), &path, 2, 1000).unwrap();
+    let (machine, report) = save(machine, options().bridge(Bridge::None), &path, 2, 1000).unwrap();
+    report.unwrap();
     machine.check().unwrap();
 
     let reader = Reader::open(&path).unwrap();
