@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mapped_ram_format::INCOMPLETE_MAGIC;
 
 use mapped_ram::storage::{IoMode, Source, Storage};
-use multifd_pool::{Channel, IoVec};
+use multifd_pool::{Channel, IoVec, Piece};
 
 /// How many calls still succeed. Clones count together.
 #[derive(Clone, Debug)]
@@ -268,6 +268,17 @@ impl Channel for Failing<Box<dyn Channel>> {
         self.countdown.next()?;
         // SAFETY: the caller's promise, passed on.
         unsafe { self.inner.read_at(vecs, offset) }
+    }
+
+    unsafe fn begin_writes(&mut self, pieces: &mut Vec<Piece>) -> u64 {
+        // What it does not take is written one by one, and may fail there.
+        let Ok(Fate::All) = self.countdown.next() else { return 0 };
+        // SAFETY: the caller's promise, passed on.
+        unsafe { self.inner.begin_writes(pieces) }
+    }
+
+    fn end_writes(&mut self, left: &mut Vec<Piece>) -> u64 {
+        self.inner.end_writes(left)
     }
 
     fn reserve(&mut self, offset: u64, length: u64) -> io::Result<()> {

@@ -208,14 +208,15 @@ fn bridge(options: &Options) -> Bridge {
 
 fn options(input: &Input, sizes: Sizes) -> SaveOptions<'static> {
     let Options { channels, zero_detection, skip_untouched, chunk, io_mode, limited, .. } = input.options;
-    let modes = [IoMode::Auto, IoMode::Buffered, IoMode::Direct, IoMode::Uncached];
+    let modes =
+        [IoMode::Auto, IoMode::Buffered, IoMode::Direct, IoMode::Uncached, IoMode::Mixed, IoMode::Uring];
     let mut options = SaveOptions::new()
         .channels(usize::from(channels % 3) + 1)
         .zero_detection(zero_detection)
         .skip_untouched(skip_untouched)
         .bridge(bridge(&input.options))
         .sync(sync(&input.options))
-        .io_mode(modes[usize::from(io_mode % 4)])
+        .io_mode(modes[usize::from(io_mode) % modes.len()])
         // So much that nobody waits: only the writes are cut otherwise.
         .max_bandwidth(if limited { 1 << 40 } else { 0 })
         .page_size(sizes.page as u64)
@@ -325,7 +326,9 @@ fn take_step(
             writer.write_all()?;
         }
         Step::WritePages { words } => {
-            let dirty = PageBitmap::from_words(words.to_vec(), pages as u64);
+            let mut words = words.to_vec();
+            words.resize(pages.div_ceil(64), 0);
+            let dirty = PageBitmap::from_words(words, pages as u64);
             model.apply(&Operation::WritePages(dirty.runs().flatten().collect()));
             writer.write_pages(0, &dirty)?;
         }
