@@ -114,7 +114,7 @@ fn one_case(
             if row.failure.is_some() {
                 continue;
             }
-            room::make(setting.out, ram.data_bytes(), !args.test)?;
+            room::make(setting.out, ram.resident_bytes(), !args.test)?;
             match row.contender.run(&setting) {
                 Ok(sample) => {
                     let rate = gib(ram.bytes()) / sample.wall;

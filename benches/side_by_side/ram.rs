@@ -95,6 +95,11 @@ impl RamFile {
         self.data_bytes
     }
 
+    /// How many bytes are not holes: some write all of them, zeros too.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        if self.has_holes() { self.data_bytes } else { self.bytes }
+    }
+
     pub(crate) fn fill(&self) -> Fill {
         self.fill
     }
