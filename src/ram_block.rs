@@ -113,7 +113,7 @@ impl<'m> RamBlock<'m> {
     ///
     /// Of a private mapping this is not true, and must not be said: pages that were written would be passed over. Memory that is still
     /// filled on demand (the module `fault`), of which what is missing is a hole too, is looked at whole: that this process has it
-    /// registered is seen.
+    /// registered is seen in /proc, without which all memory is looked at.
     ///
     /// It matters for shared memory of which little is in use: to read a page of it that was never touched takes a page of memory.
     #[must_use]

@@ -141,7 +141,11 @@ fn a_file_that_was_written_over_since_is_neither_noted_nor_mapped() {
     save(&[0; 50]);
     // As a live save leaves it.
     let stale = reader.blocks()[0].layout().pages_offset() + 3 * PAGE as u64;
-    File::options().write(true).open(&path).unwrap().write_all_at(b"stale", stale).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"stale", stale).unwrap();
+    // A clock that ticks slowly may tell the same time of both saves.
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 5))
+        .unwrap();
     for error in [reader.note_clean().unwrap_err(), reader.blocks()[0].map().map(drop).unwrap_err()] {
         assert!(error.to_string().contains("open it again"), "{error}");
     }

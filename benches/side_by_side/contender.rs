@@ -55,10 +55,11 @@ impl Contender {
         matches!(self, Self::Qemu(_))
     }
 
-    /// Whether its best is what a new file can be written at: it does nothing but write, and over no old file.
+    /// Whether its best is what a new file can be written at: it does nothing but write, and over no old file. Through the page cache fio is
+    /// no such thing: it writes the same few MiB again and again, out of the processor's cache, and has its room made before its clock runs.
     pub(crate) fn is_ceiling(&self) -> bool {
         match self {
-            Self::Fio(way) => !way.is_over_old(),
+            Self::Fio(way) => way.is_direct() && !way.is_over_old(),
             Self::Plain(way) => way.is_in_large_writes(),
             Self::Ours(_) | Self::Qemu(_) | Self::Uring(_) => false,
         }

@@ -55,6 +55,10 @@ impl Way {
         }
     }
 
+    pub(crate) fn is_direct(self) -> bool {
+        self.direct
+    }
+
     pub(crate) fn is_over_old(self) -> bool {
         self.over_old
     }

@@ -119,7 +119,7 @@ impl FileChannel {
     }
 
     /// Whether the byte at `offset` of `file`, which must be open for reading, can be read without waiting for the disk:
-    /// whether the page cache holds it. Yes where kernel or file system do not say.
+    /// whether the page cache holds it. Yes for a hole, and where kernel or file system do not say.
     ///
     /// Asked by `cachestat(2)` (Linux 6.5, of files that are this user's or that it may write), else by a read that does not wait
     /// (`RWF_NOWAIT`). That read begins to fetch what is not there, and where the disk answered before it was looked at, which happened for
@@ -136,8 +136,11 @@ impl FileChannel {
     /// # }
     /// ```
     pub fn holds_cached(file: &File, offset: u64) -> bool {
-        if let Some(pages) = cached_pages(file, offset) {
-            return pages > 0;
+        match cached_pages(file, offset) {
+            Some(0) if keeps_its_own_pages(file) => return is_hole(file, offset),
+            // Of files that are another one's (overlayfs), it may be none although there are.
+            Some(0) | None => {}
+            Some(_) => return true,
         }
         let mut byte = 0_u8;
         let vec = [IoVec::new(&raw mut byte, 1)];
@@ -221,6 +224,28 @@ fn cached_pages(file: &File, offset: u64) -> Option<u64> {
         libc::syscall(CACHESTAT, file.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), libc::c_uint::MIN)
     };
     (result == 0).then_some(counts[0])
+}
+
+/// Whether the pages of a file's content are counted as that file's: of no file system that is made of others'.
+fn keeps_its_own_pages(file: &File) -> bool {
+    // ext2 to ext4, xfs, btrfs, tmpfs.
+    const THOSE: [i128; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994];
+    let mut about = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: there is room for the answer.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), about.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: all zeros is a valid `statfs`, and the call has filled it in.
+    let kind = i128::from(unsafe { about.assume_init() }.f_type);
+    THOSE.contains(&kind)
+}
+
+/// Whether there is no data at `offset` of `file`.
+fn is_hole(file: &File, offset: u64) -> bool {
+    let Ok(offset) = libc::off_t::try_from(offset) else { return false };
+    // SAFETY: moves the descriptor's own position, by which nothing here reads.
+    let data = unsafe { libc::lseek(file.as_raw_fd(), offset, libc::SEEK_DATA) };
+    data > offset || (data < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO))
 }
 
 /// Which descriptor takes how much.

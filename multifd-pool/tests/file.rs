@@ -57,7 +57,13 @@ fn memory_that_cannot_be_pinned_is_written_through_the_page_cache() {
     let vecs = [IoVec::from_const(page, PAGE)];
     // SAFETY: the kernel keeps the page mapped and readable as long as the program runs.
     let refused = unsafe { libc::pwritev(direct.as_raw_fd(), vecs.as_ptr().cast(), 1, 0) };
-    assert_eq!((refused, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
+    if refused >= 0 {
+        eprintln!(
+            "NOT TESTED: memory that cannot be pinned: direct I/O is none here (tmpfs, for one), and takes it"
+        );
+        return;
+    }
+    assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
     for direct_from in [0, 1] {
         let mut channel = channel(&file, Some(direct.try_clone().unwrap()), direct_from);
         for offset in [0, 4096] {

@@ -53,6 +53,8 @@ pub(super) struct Server {
     unmappings: u64,
     /// The kernel would not take the range back: it is served to the end.
     kept: bool,
+    /// What was taken back by the kernel, of which nothing is heard any more.
+    returned: Vec<std::ops::Range<u64>>,
     /// The memory is this process's: missing pages are poisoned at the end.
     is_ours: bool,
 }
@@ -87,6 +89,7 @@ impl Server {
             again: Vec::new(),
             unmappings: 0,
             kept: false,
+            returned: Vec::new(),
             is_ours: setup.is_ours,
         }
     }
@@ -103,10 +106,12 @@ impl Server {
         let ending =
             if ending == Ending::GuestGone && shared.is_complete() { Ending::Complete } else { ending };
         if ending == Ending::Stopped && self.is_ours && !self.poison_what_is_missing() {
-            // The kernel keeps who touches it waiting as long as the descriptor is open.
-            std::mem::forget(Arc::clone(&shared));
-            // Where there is no thread for it, who unmaps the memory waits too.
-            let _ = thread::Builder::new().name("mapped-ram-rest".into()).spawn(move || self.hear_on());
+            let kept = Arc::clone(&shared);
+            let heard = thread::Builder::new().name("mapped-ram-rest".into()).spawn(move || self.hear_on());
+            if heard.is_err() {
+                // Without a thread for it, who unmaps the memory waits too.
+                keep_open(kept);
+            }
         }
         shared.halt.cancel();
         shared.tell(|status| status.ending = Some(ending));
@@ -318,6 +323,7 @@ impl Server {
             // The kernel wakes who waits, but before it locks out those whose fault is on its way (seen on Linux 6.18, where faults
             // hold a lock of their own): such a one would wait for good.
             self.shared.uffd.wake(piece.addresses.start, length);
+            self.returned.push(piece.addresses);
         }
         // Who was about to tell of a change waits until it is heard.
         loop {
@@ -378,6 +384,9 @@ impl Server {
 
     /// Hears of memory that is unmapped, until all of it is, and serves nobody any more.
     fn hear_on(mut self) {
+        for addresses in std::mem::take(&mut self.returned) {
+            self.shared.places.write().unwrap_or_else(PoisonError::into_inner).cut(&addresses);
+        }
         loop {
             if self.shared.places.read().unwrap_or_else(PoisonError::into_inner).pieces().is_empty() {
                 return;
@@ -385,14 +394,19 @@ impl Server {
             let mut fds = [PollFd::new(self.shared.uffd.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => return,
+                Err(_) => return keep_open(self.shared),
             }
             if self.listen().is_err() {
-                return;
+                return keep_open(self.shared);
             }
             self.faults.clear();
         }
     }
+}
+
+/// The kernel keeps who touches missing memory waiting as long as the descriptor is open: it is, for good.
+fn keep_open(shared: Arc<Shared>) {
+    std::mem::forget(shared);
 }
 
 /// Parts of the memory whose content nobody wants any more.

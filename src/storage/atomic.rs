@@ -143,7 +143,7 @@ impl Storage for AtomicFile {
             }
         }
         if durable {
-            sync_names(&self.directory)?;
+            sync_new_name(&self.directory)?;
         }
         let _ = old.let_go();
         Ok(())
@@ -161,12 +161,16 @@ pub(super) fn sync_names(directory: &File) -> io::Result<()> {
     match directory.sync_all() {
         // Shared folders of virtual machines, for one: the names are as durable as they get.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-        Err(error) => Err(io::Error::new(
-            error.kind(),
-            format!("the file is whole and has its name, but a power cut may take the name: {error}"),
-        )),
-        Ok(()) => Ok(()),
+        synced => synced,
     }
+}
+
+/// The same when a finished file has just been given its name: an error says that it has.
+pub(super) fn sync_new_name(directory: &File) -> io::Result<()> {
+    sync_names(directory).map_err(|error| {
+        let what = format!("the file is whole and has its name, but a power cut may take the name: {error}");
+        io::Error::new(error.kind(), what)
+    })
 }
 
 /// The directory and the name in it that `path`, or what the symbolic link there points to, stands for.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use multifd_pool::Channel;
 
-use super::atomic::{place, sync_names};
+use super::atomic::{place, sync_new_name};
 use super::{IoMode, Storage, note, open};
 
 /// A file whose bytes behind an offset are replaced where they stand.
@@ -103,7 +103,7 @@ impl Storage for InPlaceFile {
                 );
                 io::Error::new(error.kind(), what)
             })?;
-            sync_names(&directory)?;
+            sync_new_name(&directory)?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use rustix::fs::{RenameFlags, renameat, renameat_with};
 use rustix::io::Errno;
 
-use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name, sync_names};
+use super::atomic::{PASSING_PREFIX, PASSING_TRIES, place, random_name, sync_names, sync_new_name};
 use super::replaced::Replaced;
 use super::{IoMode, Storage, extents, note, open};
 
@@ -222,7 +222,7 @@ impl Storage for RecycledFile {
         renameat(&self.directory, passing, &self.directory, &self.file_name)?;
         self.passing = None;
         if durable {
-            sync_names(&self.directory)?;
+            sync_new_name(&self.directory)?;
         }
         let _ = old.let_go();
         Ok(())

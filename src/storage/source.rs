@@ -27,8 +27,13 @@ impl FileSource {
     /// # Errors
     /// When it cannot be opened or is a directory, a pipe or a socket.
     pub fn open(path: &Path) -> io::Result<Self> {
-        // Without waiting for whoever is to write into a pipe. Of a file the flag means nothing.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        // Without waiting for whoever is to write into a pipe. Of a file the flag means nothing, but where somebody has a lease on it.
+        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && std::fs::metadata(path)?.is_file() => {
+                File::open(path)?
+            }
+            opened => opened?,
+        };
         Self::from_file(file, path.display().to_string())
     }
 

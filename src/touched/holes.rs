@@ -8,10 +8,11 @@ use std::io;
 use std::ops::Range;
 
 use nix::errno::Errno;
-use nix::sys::statfs::{
-    BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC, fstatfs,
-};
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek};
+
+/// The crate does not name it for every C library.
+const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
 const BELIEVED: [FsType; 5] =
     [TMPFS_MAGIC, HUGETLBFS_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC];

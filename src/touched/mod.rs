@@ -75,8 +75,12 @@ impl<'m> Touched<'m> {
     pub(crate) fn of(memory: &Memory<'m>) -> Self {
         let source = if memory.length < WORTH_ASKING {
             Source::All
-        } else if let Some((file, offset)) = memory.backing {
+        } else if let Some((file, offset)) =
+            memory.backing.filter(|_| memory.is_fresh || smaps::can_be_asked())
+        {
             Holes::new(file, *offset, memory.length).map_or(Source::All, Source::Holes)
+        } else if memory.backing.is_some() {
+            Source::All
         } else {
             Pagemap::new(memory.start.addr(), memory.length, memory.method)
                 .map_or(Source::All, |pagemap| Source::Pagemap(Box::new(pagemap)))

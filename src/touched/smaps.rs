@@ -11,6 +11,11 @@ pub(super) fn plain_mappings() -> io::Result<Vec<Range<u64>>> {
     parse(BufReader::new(File::open("/proc/self/smaps")?))
 }
 
+/// Whether /proc is there to be asked.
+pub(super) fn can_be_asked() -> bool {
+    File::open("/proc/self/smaps").is_ok()
+}
+
 /// Whether a handler (userfaultfd) brings what is missing of any mapping of this process in `addresses`.
 pub(super) fn is_filled_on_demand(addresses: &Range<u64>) -> io::Result<bool> {
     is_filled_by(BufReader::new(File::open("/proc/self/smaps")?), addresses)

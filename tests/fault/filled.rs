@@ -291,7 +291,6 @@ fn memory_may_be_unmapped_and_moved() {
     }
 }
 
-/// Memory that was touched before is left as it is.
 /// The kernel puts nothing across the end of a mapping, and says the same as where none is: nobody may take that for memory that is gone.
 #[test]
 fn memory_that_fell_into_many_mappings_is_filled_whole() {
@@ -335,6 +334,7 @@ fn memory_that_is_still_being_filled_is_saved_whole() {
     expect_same(&back, &saved, "what was saved");
 }
 
+/// Memory that was touched before is left as it is.
 #[test]
 fn pages_that_are_there_are_kept() {
     let dir = dir();

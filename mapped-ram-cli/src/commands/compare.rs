@@ -17,7 +17,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<Outcome, Problem> {
     let one = open(&args.one, args.offset_a)?;
     let two = open(&args.two, args.offset_b)?;
     for reader in [&one, &two] {
-        expect_marked(reader, "compared", &cancel)?;
+        expect_marked(reader, reader.blocks().iter(), "compared", &cancel)?;
     }
     let (in_one, in_two) = (by_name(&one), by_name(&two));
     let mut same = true;

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &CopyArgs) -> Result<Outcome, Problem> {
     if args.discard_unmarked {
         warn_of_unmarked(&reader, &cancel)?;
     } else {
-        expect_marked(&reader, "copied", &cancel)?;
+        expect_marked(&reader, std::iter::empty(), "copied", &cancel)?;
     }
     // A copy is made to be small, as a rule.
     let bridge = args.write.bridge.unwrap_or(Bridge::None);

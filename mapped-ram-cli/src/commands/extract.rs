@@ -44,7 +44,7 @@ fn extract(args: &ExtractArgs) -> Result<Outcome, Problem> {
         // Where even the look fails, so will the block's image, with a word.
         is_whole &= !warn_of_unmarked(&reader, &cancel).unwrap_or(false);
     } else {
-        expect_marked(&reader, "extracted", &cancel)?;
+        expect_marked(&reader, wanted.iter().map(|(block, _)| *block), "extracted", &cancel)?;
     }
     for (_, path) in &wanted {
         expect_writable(path)?;

@@ -64,9 +64,15 @@ fn warn_of_unmarked(reader: &Reader, cancel: &Cancel) -> Result<bool, Problem> {
 }
 
 /// The same, and an error where it goes for the whole guest: nobody means memory that is all zeros, and the file may be the only place
-/// where the pages are.
-fn expect_marked(reader: &Reader, done: &str, cancel: &Cancel) -> Result<(), Problem> {
-    if !warn_of_unmarked(reader, cancel)? {
+/// where the pages are. Nothing is looked at where a block that is `wanted` has present pages.
+fn expect_marked<'r>(
+    reader: &Reader,
+    mut wanted: impl Iterator<Item = &'r Block>,
+    done: &str,
+    cancel: &Cancel,
+) -> Result<(), Problem> {
+    let is_marked = |block: &Block| block.present_pages().is_ok_and(|pages| pages > 0);
+    if wanted.any(|block| !block.is_left_out() && is_marked(block)) || !warn_of_unmarked(reader, cancel)? {
         return Ok(());
     }
     Err(Problem::Unsupported {

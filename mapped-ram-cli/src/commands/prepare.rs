@@ -25,7 +25,7 @@ pub(crate) fn run(args: &ReadArgs) -> Result<Outcome, Problem> {
         stale.idstr, stale.page, stale.offset
     );
     // To write it anew would lose what stands there.
-    expect_marked(&reader, "prepared", &Cancel::new()).inspect_err(|_| {
+    expect_marked(&reader, reader.blocks().iter(), "prepared", &Cancel::new()).inspect_err(|_| {
         let _ = say::line(&found);
     })?;
     say::line(&format!("{found}; write the file anew with `mapped-ram copy`"))?;

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<Outcome, Problem> {
     let cancel = interruptible();
     let reader = open_args(&args.read)?;
     let wanted = wanted(&reader, args)?;
-    expect_marked(&reader, "restored", &cancel)?;
+    expect_marked(&reader, wanted.iter().map(|(block, _)| *block), "restored", &cancel)?;
     let mut memories = Vec::new();
     // By what the paths lead to once they are open: of files that are made here nothing else is sure to differ.
     let mut files = BTreeSet::new();

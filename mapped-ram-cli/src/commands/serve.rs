@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mapped_ram::fault::{Ending, FaultCounters, FaultHandler, FaultOptions, Fill, receive};
 use mapped_ram::storage::IoMode;
-use mapped_ram::{Cancel, Reader, WorkingSet};
+use mapped_ram::{Block, Cancel, Reader, WorkingSet};
 use nix::errno::Errno;
 use serde_json::json;
 
@@ -36,8 +36,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Outcome, Problem> {
         .io_mode(if args.direct_io { IoMode::Direct } else { IoMode::Buffered })
         .record(args.record.is_some())
         .cancel(cancel.clone());
+    let mut wanted: Vec<&Block> = reader.blocks().iter().collect();
     if let Some(name) = &args.block {
-        options = options.block(find_block(&reader, name.as_encoded_bytes())?.layout().idstr_bytes());
+        let block = find_block(&reader, name.as_encoded_bytes())?;
+        options = options.block(block.layout().idstr_bytes());
+        wanted = vec![block];
     }
     if let Some(channels) = args.channels {
         options = options.channels(usize::from(channels));
@@ -49,7 +52,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Outcome, Problem> {
         expect_writable(path)?;
         expect_another(&args.read.file, path)?;
     }
-    expect_marked(&reader, "served", &cancel)?;
+    expect_marked(&reader, wanted.into_iter(), "served", &cancel)?;
     let listener = Listener::bind(&args.socket)?;
     say::note(&format!("waiting for a guest at {}", args.socket.display()));
     if args.keep {
