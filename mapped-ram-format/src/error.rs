@@ -215,6 +215,9 @@ pub enum Defect {
     /// No footer with the section's number behind it.
     #[error("no footer of section {0:#x}")]
     Footer(u32),
+    /// Sections without footers: `migration.send-section-footer=off`, as very old machine types have it.
+    #[error("a stream whose sections have no footers (migration.send-section-footer=off)")]
+    NoFooters,
     /// A byte that begins nothing known.
     #[error("unknown section type {0:#04x}")]
     UnknownSection(u8),
@@ -253,7 +256,8 @@ impl Defect {
             | Self::ForeignSection(_)
             | Self::RamInstance(_)
             | Self::MixedPageSizes { .. }
-            | Self::LibvirtFormat(_) => ErrorKind::Unsupported,
+            | Self::LibvirtFormat(_)
+            | Self::NoFooters => ErrorKind::Unsupported,
             _ => ErrorKind::Damaged,
         }
     }

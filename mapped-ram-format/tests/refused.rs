@@ -188,6 +188,9 @@ fn no_footer_behind_the_memory() {
     let stream = Stream::new();
     let at = stream.layout.tail_offset() + 8;
     stream.put(at, &[0x7d]).is(Defect::Footer(1), at);
+    for next in [1, 2, 3, 4, 8] {
+        Stream::new().put(at, &[next]).is(Defect::NoFooters, at);
+    }
     Stream::new().put(at + 4, &[3]).is(Defect::Footer(1), at);
 }
 

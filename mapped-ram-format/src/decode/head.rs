@@ -74,6 +74,9 @@ impl Decoder {
             return input.bad(what, 8);
         }
         let (mark, id) = (input.u8()?, input.u32()?);
+        if let section::START | section::PART | section::END | section::FULL | section::COMMAND = mark {
+            return input.bad(Defect::NoFooters, 5);
+        }
         if (mark, id) != (section::FOOTER, self.head.ram_section_id) {
             return input.bad(Defect::Footer(self.head.ram_section_id), 5);
         }
