@@ -50,10 +50,10 @@ pub fn ram_blocks<B: Bitmap>(memory: &GuestMemoryMmap<B>) -> Result<Vec<RamBlock
         .enumerate()
         .map(|(index, region)| {
             expect_right(region, index, nix::libc::PROT_READ, "read")?;
+            let start = region.as_ptr().cast_const();
             // SAFETY: `vm_memory` mapped the region, readable as was just asked, and keeps it mapped while it is borrowed,
             // which the block's lifetime says it is.
-            let block =
-                unsafe { RamBlock::from_raw(name(index), region.as_ptr().cast_const(), length(region)) };
+            let block = unsafe { RamBlock::from_raw(name(index), start, length(region)) };
             Ok(match region.file_offset().filter(|_| region.flags() & nix::libc::MAP_SHARED != 0) {
                 Some(place) => block.backed_by(Arc::clone(place.arc()), place.start()),
                 None => block,

@@ -9,6 +9,9 @@ use crate::error::Result;
 /// (docs/performance.md).
 pub(super) const CHUNK: u64 = 4 << 20;
 
+/// What direct I/O may ask of memory's addresses and lengths, in bytes: no disk in use has larger blocks.
+pub(crate) const DIRECT_ALIGNMENT: usize = 4096;
+
 /// Channels unless asked otherwise: one for each core, but more than a few only wait for the same disk.
 pub(crate) fn default_channels() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(1, 8))

@@ -15,6 +15,7 @@ mod unmarked;
 mod verify;
 
 pub use block::Block;
+pub(crate) use chunks::DIRECT_ALIGNMENT;
 #[cfg(feature = "userfaultfd")]
 pub(crate) use chunks::default_channels;
 pub use load::{Destination, LoadOptions, LoadReport, LoadState, LoadTarget, LoadedBlock};

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use multifd_pool::{Cancel, Channel, ChannelContext, Pool, WorkError, Worker};
 
-use super::chunks::{CHUNK, default_channels, for_each_chunk};
+use super::chunks::{CHUNK, DIRECT_ALIGNMENT, default_channels, for_each_chunk};
 use super::{Block, Reader};
 use crate::bitmap::PageBitmap;
 use crate::convert::{to_u64, to_usize};
@@ -337,9 +337,6 @@ fn present_in_holes(block: &Block) -> Result<Lost> {
     Ok(lost)
 }
 
-/// What direct I/O may ask of the buffer's address, in bytes: no disk in use has larger blocks.
-const ALIGNMENT: usize = 4096;
-
 struct VerifyBatch {
     name: Arc<str>,
     present: Arc<PageBitmap>,
@@ -362,13 +359,13 @@ impl Worker for VerifyWorker {
         let detector = Detector::best();
         if self.buffer.is_empty() {
             // With room to begin where direct I/O can use it.
-            let length = to_usize(CHUNK) + ALIGNMENT;
+            let length = to_usize(CHUNK) + DIRECT_ALIGNMENT;
             self.buffer.try_reserve_exact(length).map_err(|error| {
                 WorkError::Other(format!("get {length} bytes of memory to read into: {error}").into())
             })?;
             self.buffer.resize(length, 0);
         }
-        let skip = self.buffer.as_ptr().align_offset(ALIGNMENT);
+        let skip = self.buffer.as_ptr().align_offset(DIRECT_ALIGNMENT);
         let buffer = &mut self.buffer[skip..][..to_usize(CHUNK)];
         let mut read = 0;
         for run in present.runs_within(pages.clone()) {

@@ -3,6 +3,7 @@
 use super::options::SaveOptions;
 use super::policy::SyncMode;
 use crate::ram_block::{Place, RamBlock};
+use crate::read::DIRECT_ALIGNMENT;
 use crate::storage::{IoMode, Storage, open};
 
 /// The mode that the channels get, and what is to be said of it.
@@ -11,8 +12,6 @@ pub(super) fn pick_mode(
     storage: &dyn Storage,
     memory: &[RamBlock<'_>],
 ) -> (IoMode, Vec<String>) {
-    /// What file systems ask of the memory for direct I/O, in bytes: no disk in use has larger blocks.
-    const DIRECT_ALIGNMENT: usize = 4096;
     let mut notes = Vec::new();
     let wanted = match options.io_mode {
         IoMode::Auto if options.sync == SyncMode::None => IoMode::Buffered,

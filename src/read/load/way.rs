@@ -5,7 +5,7 @@ use multifd_pool::FileChannel;
 use super::calls::Calls;
 use super::target::LoadTarget;
 use crate::error::Result;
-use crate::read::chunks::CHUNK;
+use crate::read::chunks::{CHUNK, DIRECT_ALIGNMENT};
 use crate::storage::{IoMode, Source};
 
 /// The longest gap that is read through past the page cache, in bytes.
@@ -29,9 +29,6 @@ const RING_LONGEST: u64 = 1 << 20;
 /// while the other channels' are in flight: with 4 MiB, runs of 1 to 16 pages were 1.2 to 1.5 times as fast as one call after the other,
 /// with 16 MiB 1.3 to 1.8 times.
 const RING_CHUNK: u64 = 4 * CHUNK;
-
-/// What direct I/O may ask of addresses and lengths, in bytes: no disk in use has larger blocks.
-const ALIGNMENT: usize = 4096;
 
 /// How many places are looked at to tell whether a file is in the page cache.
 const LOOKS: u64 = 16;
@@ -69,8 +66,8 @@ impl Way {
 /// Whether the memory is where direct I/O can read into it.
 fn is_aligned(targets: &[LoadTarget<'_>]) -> bool {
     let is_aligned = |target: &LoadTarget<'_>| {
-        target.start.addr().is_multiple_of(ALIGNMENT)
-            && target.block.page_size().is_multiple_of(ALIGNMENT as u64)
+        target.start.addr().is_multiple_of(DIRECT_ALIGNMENT)
+            && target.block.page_size().is_multiple_of(DIRECT_ALIGNMENT as u64)
     };
     targets.iter().all(is_aligned)
 }

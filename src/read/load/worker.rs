@@ -21,11 +21,9 @@ use super::target::Destination;
 use crate::bitmap::PageBitmap;
 use crate::convert::to_usize;
 use crate::error::Error;
+use crate::read::DIRECT_ALIGNMENT;
 use crate::zero::Detector;
 use crate::zeroed::try_zeroed;
-
-/// What direct I/O may ask of the scratch buffer's address: no disk in use has larger blocks.
-const SCRATCH_ALIGNMENT: usize = 4096;
 
 /// Neighbouring pages of one block that one channel fills.
 pub(super) struct LoadBatch {
@@ -153,7 +151,7 @@ impl LoadWorker {
 
     /// `length` bytes for a gap of this batch, which are overwritten with what nobody needs.
     fn scratch(&mut self, length: u64) -> Result<IoVec, WorkError> {
-        let whole = to_usize(self.scratch_length) + SCRATCH_ALIGNMENT;
+        let whole = to_usize(self.scratch_length) + DIRECT_ALIGNMENT;
         if self.scratch.is_empty() {
             // Zeros that nobody has touched take no memory.
             self.scratch = try_zeroed(whole / 8).ok_or_else(|| {
@@ -161,7 +159,7 @@ impl LoadWorker {
             })?;
         }
         let start = self.scratch.as_mut_ptr().cast::<u8>();
-        let at = start.align_offset(SCRATCH_ALIGNMENT) + self.scratch_used;
+        let at = start.align_offset(DIRECT_ALIGNMENT) + self.scratch_used;
         self.scratch_used += to_usize(length);
         assert!(self.scratch_used <= to_usize(self.scratch_length), "the gaps of a batch are a part of it");
         Ok(IoVec::new(start.wrapping_add(at), to_usize(length)))
